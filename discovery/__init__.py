@@ -1,0 +1,11 @@
+"""Search for update rules: programs, the machine that runs them, evolution, evaluation, the ledger and the command line.
+
+Start with `run.py` (`search`, `resume`, `Run`) and `coordinator.py`, the loop. `language/` says what a program is, `vm/` runs it,
+`search/` proposes, `evaluate/` scores, `ledger/` remembers, `export/` writes the winner as an optax file, `cli.py` and `view.py`
+are the command line.
+"""
+
+from .config import Budget, ConfigError, SearchConfig
+from .run import Finalist, Run, resume, runs, search
+
+__all__ = ["Budget", "ConfigError", "Finalist", "Run", "SearchConfig", "resume", "runs", "search"]

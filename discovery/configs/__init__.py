@@ -1,0 +1,1 @@
+"""Search configs, each headed by its command, the result to expect and the time it takes."""

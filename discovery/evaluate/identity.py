@@ -1,0 +1,34 @@
+"""What, besides program, task and seed, decides the last bits of a result."""
+
+import os
+import platform
+from importlib import metadata
+
+import jax
+import jaxlib
+
+
+def identity() -> dict[str, str]:
+    """Versions, device and thread count of this process; part of every stored result."""
+    device = jax.devices()[0]
+    return {
+        "stepsmith": metadata.version("stepsmith"),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "device": f"{device.platform}:{device.device_kind}",
+        "instruction_set": _instruction_set(),
+        "threads": os.environ.get("NPROC", "all"),
+        "batch": "1",
+        "precision": "float32",
+    }
+
+
+def _instruction_set() -> str:
+    """The vector extensions that XLA compiles for, where the system tells them."""
+    wanted = ("avx2", "fma", "avx512f", "avx512vl", "avx512_bf16", "neon", "sve")
+    try:
+        with open("/proc/cpuinfo") as file:
+            flags = next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
+    except OSError:
+        flags = []
+    return "+".join([platform.machine(), *[flag for flag in wanted if flag in flags]])

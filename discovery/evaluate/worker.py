@@ -1,0 +1,118 @@
+"""A worker process: compiles each task's training loop once and runs programs through it.
+
+Started by the pool as ``python -m stepsmith.discovery.evaluate.worker DESCRIPTOR``. It may be killed at any moment; it holds nothing
+that is not elsewhere.
+"""
+
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ...schedules import registry as schedules
+from ...tasks import registry as tasks
+from ...tasks.training import make_run
+from ..language.program import Program, ProgramError
+from ..language.types import infer
+from ..vm import Bytecode, Clock, assemble, register_machine
+from .fitness import Evaluation, Status
+from .identity import identity
+from .protocol import Job, WorkerSpec, receive, send
+
+_OUTCOMES = (Status.OK, Status.DIVERGED, Status.NONFINITE)
+
+
+class Prepared(NamedTuple):
+    """A task ready to train any program."""
+
+    name: str
+    clock: Clock
+    run: Callable[[Bytecode, int], Any]  # (code, seed) -> outcome of the training loop
+
+
+def prepare(name: str, schedule: str) -> Prepared:
+    """Loads a task's data and makes its jitted loop; compiles at the first run."""
+    task = tasks.get(name)
+    data = jax.device_put(task.load())
+    loop = jax.jit(make_run(task, register_machine))
+    relative = schedules.create(schedule, 1.0, task.steps)
+    clock = Clock.create(np.asarray(jax.vmap(relative)(np.arange(task.steps))))
+    return Prepared(name, clock, lambda code, seed: loop(data, code, jax.random.key(seed)))
+
+
+def evaluate(prepared: Prepared, program: Program, seed: int, learning_rate_factor: float = 1.0) -> Evaluation:
+    """One training run; every failure that leaves the process alive becomes a status."""
+    start = time.perf_counter()
+    try:
+        infer(program)
+        code = assemble(program, prepared.clock, learning_rate_factor)
+        result = jax.block_until_ready(prepared.run(code, seed))
+    except ProgramError:
+        return Evaluation(prepared.name, seed, Status.INVALID, None, 0, time.perf_counter() - start)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return Evaluation(prepared.name, seed, Status.OOM, None, 0, time.perf_counter() - start)
+    status, loss = _OUTCOMES[int(result.status)], float(result.loss)
+    if status is Status.OK and not math.isfinite(loss):
+        status = Status.NONFINITE
+    return Evaluation(prepared.name, seed, status, loss if status is Status.OK else None, int(result.steps), time.perf_counter() - start)
+
+
+def evaluate_all(prepared: dict[str, Prepared], job: Job) -> list[Evaluation]:
+    """The runs of a job in a fixed order, up to the first failure."""
+    program = Program.from_json(job.program)
+    done: list[Evaluation] = []
+    for name in job.tasks or prepared:
+        for seed in job.seeds:
+            done.append(evaluate(prepared[name], program, seed, job.learning_rate_factor))
+            if done[-1].status is not Status.OK:
+                return done
+    return done
+
+
+def _limit_memory(megabytes: int) -> None:
+    """Caps the address space at what the process has now plus the allowance, so that an allocation fails instead of the machine."""
+    if not megabytes or not sys.platform.startswith("linux") or jax.default_backend() != "cpu":
+        return
+    with open("/proc/self/statm") as file:
+        pages = int(file.read().split()[0])
+    limit = pages * resource.getpagesize() + megabytes * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def serve(connection: Connection) -> None:
+    """Answers jobs until the coordinator is gone."""
+    spec = WorkerSpec(**receive(connection))
+    initial = Program.from_json(spec.initial)
+    prepared = {name: prepare(name, spec.schedule) for name in spec.tasks}
+    seconds = 0.0
+    for task in prepared.values():
+        evaluate(task, initial, 0)  # compiles
+        seconds += evaluate(task, initial, 0).seconds
+    _limit_memory(spec.memory_limit_mb)
+    send(connection, {"ready": seconds, "identity": identity()})
+    while True:
+        fields = receive(connection)
+        job = Job(**fields)
+        send(connection, {"key": job.key, "evaluations": evaluate_all(prepared, job)})
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(int(sys.argv[1]))
+    try:
+        serve(connection)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the coordinator is gone
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""A program as one readable Python file with an optax transformation; the file imports jax and optax only."""
+
+import keyword
+from dataclasses import dataclass
+
+from ..language.program import Program, ProgramError
+from ..language.text import to_text
+from .emit import Body, emit
+from .separate import Separated, separate, unique_names
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a rule comes from, for the file's docstring."""
+
+    notes: tuple[str, ...] = ()
+    version: str = ""  # of stepsmith
+
+
+def to_optax(program: Program, name: str = "discovered", provenance: Provenance | None = None) -> str:
+    """The text of a module with ``NAME(learning_rate, weight_decay, mask)`` and ``scale_by_NAME()``.
+
+    Where the update is ``lr * (direction + c * w)`` up to constants, the constants become the defaults of
+    ``learning_rate`` and ``weight_decay``, and ``scale_by_NAME`` is the direction alone. Elsewhere the rule keeps its form.
+
+    Raises:
+        ProgramError: the name is no Python identifier.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ProgramError(f"{name!r} is no name for a Python function")
+    parts = separate(program)
+    body = emit(*unique_names(parts.direction if parts else program))
+    sections = [_docstring(program, name, parts, body, provenance or Provenance()), _imports(), *body.helpers, _state(name, body)]
+    sections += [_scale_by(name, parts, body), _alias(name, parts, body)]
+    return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
+
+
+def _class_name(name: str) -> str:
+    return f"ScaleBy{''.join(part[:1].upper() + part[1:] for part in name.split('_'))}State"
+
+
+def _docstring(program: Program, name: str, parts: Separated | None, body: Body, provenance: Provenance) -> str:
+    needed = "total_steps, " if body.uses_progress else ""
+    first = f'"""{name}: an update rule written by stepsmith {provenance.version}'.rstrip() + "."
+    lines = [first, "", *(f"- {note}" for note in provenance.notes), *([""] if provenance.notes else [])]
+    lines += ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
+    lines += [f"    {line}" for line in to_text(program).splitlines()] + [""]
+    if parts:
+        lines += [f"Use: optax.chain(optax.clip_by_global_norm(1.0), {name}({needed}learning_rate=schedule)). `scale_by_{name}` is the direction alone."]
+    else:
+        lines += [
+            "The learning rate or the weight decay cannot be separated from the rest of this rule, so it keeps its form:",
+            "`learning_rate` is relative to the rate that the program holds (1: as found), and there is no `weight_decay` to set.",
+        ]
+    return "\n".join([*lines, '"""']).replace("\\", "\\\\")
+
+
+def _imports() -> str:
+    return "\n".join(["from typing import NamedTuple", "", "import jax", "import jax.numpy as jnp", "import optax"])
+
+
+def _state(name: str, body: Body) -> str:
+    fields = (["    count: jax.Array  # steps taken"] if body.uses_count else []) + [f"    {state}: optax.Updates" for state in body.states]
+    return "\n".join([f"class {_class_name(name)}(NamedTuple):", *(fields or ["    pass"])])
+
+
+def _scale_by(name: str, parts: Separated | None, body: Body) -> str:
+    parameters = ["total_steps: int"] if body.uses_progress else []
+    if body.uses_lr:
+        parameters.append("learning_rate: optax.ScalarOrSchedule = 1.0")
+    what = "The direction of the rule: no learning rate, no weight decay." if parts else "The update of the rule, its learning rate included."
+    zeros = [f"{state}=jax.tree.map(jnp.zeros_like, params)" for state in body.states]
+    count = ["count=jnp.zeros((), jnp.int32)"] if body.uses_count else []
+    keep = (["count=optax.safe_increment(state.count)"] if body.uses_count else []) + [f"{s}={output}" for s, output in zip(body.states, body.outputs[1:], strict=True)]
+    lines = [f"def scale_by_{name}({', '.join(parameters)}) -> optax.GradientTransformation:", f'    """{what}"""', ""]
+    lines += ["    def init_fn(params):", f"        return {_class_name(name)}({', '.join(count + zeros)})", ""]
+    lines += ["    def update_fn(updates, state, params=None):"]
+    if body.uses_w:
+        lines += ["        if params is None:", f'            raise ValueError("{name} needs the parameters: call update(updates, state, params)")']
+    lines += [f"        {line}".rstrip() for line in body.lines]
+    lines += [f"        return {body.outputs[0]}, {_class_name(name)}({', '.join(keep)})", ""]
+    return "\n".join([*lines, "    return optax.GradientTransformation(init_fn, update_fn)"])
+
+
+def _alias(name: str, parts: Separated | None, body: Body) -> str:
+    steps = "    total_steps: int,\n" if body.uses_progress else ""
+    passed = ["total_steps"] if body.uses_progress else []
+    if parts is None:
+        call = ", ".join([*passed, *(["learning_rate"] if body.uses_lr else [])])
+        last = "optax.scale(-1.0)" if body.uses_lr else "optax.scale_by_learning_rate(learning_rate)"
+        return f'''def {name}(
+{steps}    learning_rate: optax.ScalarOrSchedule = 1.0, weight_decay: None = None, mask: None = None
+) -> optax.GradientTransformation:
+    """The rule; `learning_rate` is relative to the rate that it was found with, which the program holds."""
+    if weight_decay is not None or mask is not None:
+        raise ValueError("{name} holds its weight decay, if any, inside its formula: weight_decay and mask cannot be set")
+    return optax.chain(scale_by_{name}({call}), {last})'''
+    return f'''def {name}(
+{steps}    learning_rate: optax.ScalarOrSchedule = {_number(parts.learning_rate)}, weight_decay: jax.typing.ArrayLike = {_number(parts.weight_decay)}, mask=None
+) -> optax.GradientTransformation:
+    """The rule with decoupled weight decay; the defaults are those that it was found with.
+
+    Args:
+        learning_rate: a number or a schedule (step -> rate).
+        weight_decay: added to the direction, times the parameters, before the learning rate.
+        mask: a tree of booleans, or a function from parameters to one: where to decay.
+    """
+    return optax.chain(scale_by_{name}({", ".join(passed)}), optax.add_decayed_weights(weight_decay, mask), optax.scale_by_learning_rate(learning_rate))'''
+
+
+def _number(value: float) -> str:
+    return repr(float(f"{value:.9g}"))

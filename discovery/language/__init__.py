@@ -1,0 +1,32 @@
+"""Update rules as programs.
+
+Start with `ops.py`, the one table of operations; `program.py` says what a program is, `text.py` reads and prints it,
+`types.py` checks it, `canonical.py` tells equal programs from different ones, `interpret.py` is the plain reference for
+what a program does. `programs/` holds the shipped rules.
+"""
+
+from .canonical import canonical_hash, depends_on_gradient, prune
+from .interpret import as_transformation
+from .ops import OPS, Kind, Op
+from .program import Program, ProgramError, Statement
+from .shipped import load, names
+from .text import parse, to_text
+from .types import infer
+
+__all__ = [
+    "OPS",
+    "Kind",
+    "Op",
+    "Program",
+    "ProgramError",
+    "Statement",
+    "as_transformation",
+    "canonical_hash",
+    "depends_on_gradient",
+    "infer",
+    "load",
+    "names",
+    "parse",
+    "prune",
+    "to_text",
+]

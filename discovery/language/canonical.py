@@ -1,0 +1,106 @@
+"""The exact tier of canonical form: what a program computes, whatever its names and the order of its statements.
+
+`prune` removes statements that never reach an output, also across steps: a state that only feeds itself is dead, which a
+fixed point over the states finds. `canonical_hash` hashes the data flow that is left: renaming, the order of independent
+statements, the order of commutative arguments, repeated computation and dead code do not change it. Programs with equal
+hashes compute equal outputs, to rounding.
+"""
+
+from hashlib import blake2b
+
+from .ops import OPS
+from .program import Argument, Program, Statement
+
+_COMMUTATIVE = frozenset(name for name, op in OPS.items() if op.commutative)
+
+
+def live(program: Program) -> tuple[list[int], frozenset[str]]:
+    """The statements that can ever reach the update, and the states that can.
+
+    Returns:
+        Indices of the live statements, in order, and the names of the live states.
+    """
+    states = set(program.states)
+    needed: set[str] = set()  # states whose value from the last step is read
+    while True:
+        wanted: set[Argument] = {"update", *needed}
+        kept: list[int] = []
+        for index in range(len(program.statements) - 1, -1, -1):
+            target, _, args = program.statements[index]
+            if target in wanted:
+                wanted.discard(target)
+                wanted.update(args)
+                kept.append(index)
+        reads = wanted & states
+        if reads <= needed:
+            return kept[::-1], frozenset(needed)
+        needed |= reads  # pyright: ignore[reportOperatorIssue]
+
+
+def prune(program: Program) -> Program:
+    """The program without the statements and states that never reach its update.
+
+    >>> from .text import parse, to_text
+    >>> print(to_text(prune(parse('''def train(w, g, m, v, lr):
+    ...     v = v + g
+    ...     x = sin(v)
+    ...     update = g * lr
+    ...     return update, m, v'''))))
+    def train(w, g, lr):
+        update = g * lr
+        return update
+    """
+    kept, states = live(program)
+    statements = tuple(program.statements[index] for index in kept)
+    read = {argument for statement in statements for argument in statement.args}
+    return Program(statements, tuple(s for s in program.states if s in states), tuple(e for e in program.extra if e in read))
+
+
+def canonical_hash(program: Program) -> str:
+    """A digest of what the program computes, 32 hexadecimal characters; the program need not be pruned.
+
+    >>> from .text import parse
+    >>> one = parse('''def train(w, g, m, lr):
+    ...     m = interp(g, m, 0.9)
+    ...     update = m * lr
+    ...     return update, m''')
+    >>> other = parse('''def train(w, g, m, lr):
+    ...     x = sin(w)
+    ...     a = interp(g, m, 0.9)
+    ...     update = lr * a
+    ...     m = a
+    ...     return update, m''')
+    >>> canonical_hash(one) == canonical_hash(other)
+    True
+    """
+    return canonical_hash_of_pruned(prune(program))
+
+
+def canonical_hash_of_pruned(pruned: Program) -> str:
+    """`canonical_hash` of a program that `prune` returned."""
+    digests: dict[Argument, bytes] = {name: name.encode() for name in pruned.inputs}
+    for statement in pruned.statements:
+        digests[statement.target] = _digest(statement, digests)
+    parts = [digests["update"]]
+    parts += [state.encode() + b"=" + digests[state] for state in sorted(pruned.states)]
+    return blake2b(b";".join(parts), digest_size=16).hexdigest()
+
+
+def _digest(statement: Statement, digests: dict[Argument, bytes]) -> bytes:
+    op = statement.op
+    parts = [repr(a).encode() if a.__class__ is float else digests[a] for a in statement.args]
+    if op == "copy":
+        return parts[0]
+    if op in _COMMUTATIVE:
+        parts.sort()
+    return blake2b(op.encode() + b"(" + b",".join(parts) + b")", digest_size=16).digest()
+
+
+def depends_on_gradient(pruned: Program) -> bool:
+    """Whether the gradient reaches the update of a pruned program at all; a rule without it cannot learn."""
+    for statement in pruned.statements:
+        if "g" in statement.args:
+            return True
+        if statement.target == "g":  # overwritten before it was read
+            return False
+    return False

@@ -1,0 +1,93 @@
+"""A program traced into plain jax, statement by statement: the reference for the machine and for exported files."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .ops import OPS, Kind, Shape
+from .program import Program
+from .types import infer
+
+Leaves = list[jax.Array]
+Value = jax.Array | float | Leaves
+
+
+class ProgramState(NamedTuple):
+    """Optimizer state: steps taken so far and the program's states, each shaped like the parameters."""
+
+    count: jax.Array
+    states: tuple[optax.Updates, ...]
+
+
+def as_transformation(program: Program, schedule: optax.Schedule, total_steps: int) -> optax.GradientTransformation:
+    """The program as an optax transformation, compiled afresh for each program.
+
+    Args:
+        program: the rule.
+        schedule: step -> learning rate relative to its peak, the program's ``lr``.
+        total_steps: what ``progress`` counts towards.
+
+    Returns:
+        A transformation whose updates are ``-update`` of the program.
+    """
+    kinds = infer(program)
+
+    def init_fn(params: optax.Params) -> ProgramState:
+        return ProgramState(jnp.zeros((), jnp.int32), tuple(jax.tree.map(jnp.zeros_like, params) for _ in program.states))
+
+    def update_fn(updates: optax.Updates, state: ProgramState, params: optax.Params | None = None) -> tuple[optax.Updates, ProgramState]:
+        gradients, treedef = jax.tree.flatten(updates)
+        values: dict[Any, Value] = {"w": jax.tree.leaves(params), "g": gradients, "lr": jnp.asarray(schedule(state.count), jnp.float32)}
+        values |= {"step": state.count + 1.0, "progress": state.count / total_steps}
+        values |= {name: jax.tree.leaves(tree) for name, tree in zip(program.states, state.states, strict=True)}
+        for statement, kind in zip(program.statements, kinds, strict=True):
+            args = [values[a] if isinstance(a, str) else a for a in statement.args]
+            values[statement.target] = evaluate(statement.op, kind, args, gradients)
+        update, *states = (jax.tree.unflatten(treedef, _widen(values[name], gradients)) for name in program.outputs)
+        return jax.tree.map(jnp.negative, update), ProgramState(state.count + 1, tuple(states))
+
+    return optax.GradientTransformation(init_fn, update_fn)  # pyright: ignore[reportArgumentType]
+
+
+def evaluate(name: str, kind: Kind, args: list[Value], like: Leaves) -> Value:
+    """One operation on scalars (one number) and leaf scalars or arrays (a list with an entry per parameter array)."""
+    op = OPS[name]
+    if op.shape in _REDUCTIONS:
+        return _REDUCTIONS[op.shape](name, args, like)
+    assert op.fn is not None
+    if kind is Kind.SCALAR:
+        return op.fn(jnp, *(jnp.asarray(a, jnp.float32) for a in args))
+    return [jnp.asarray(op.fn(jnp, *(a[i] if isinstance(a, list) else a for a in args))) for i in range(len(like))]
+
+
+def _widen(value: Value, like: Leaves) -> Leaves:
+    each = value if isinstance(value, list) else [jnp.asarray(value)] * len(like)
+    return [jnp.broadcast_to(jnp.asarray(x), leaf.shape) for x, leaf in zip(each, like, strict=True)]
+
+
+def _dot(a: Leaves, b: Leaves) -> jax.Array:
+    return jnp.asarray(sum(jnp.sum(x * y) for x, y in zip(a, b, strict=True)))
+
+
+def _per_array(name: str, args: list[Value], like: Leaves) -> Leaves:
+    return [jnp.sqrt(jnp.sum(jnp.square(x))) for x in _widen(args[0], like)]
+
+
+def _global(name: str, args: list[Value], like: Leaves) -> jax.Array:
+    a, b = _widen(args[0], like), _widen(args[-1], like)
+    if name == "cosine_sim":
+        return _dot(a, b) / (jnp.sqrt(_dot(a, a)) * jnp.sqrt(_dot(b, b)))
+    return _dot(a, b) if name == "dot" else jnp.sqrt(_dot(a, a))
+
+
+def _clip(name: str, args: list[Value], like: Leaves) -> Leaves:
+    """Scaled down so that the global norm is at most the bound; unchanged below it."""
+    leaves, bound = _widen(args[0], like), args[1]
+    norm = jnp.sqrt(_dot(leaves, leaves))
+    return [jnp.where(norm > bound, x * (bound / norm), x) for x in leaves]
+
+
+_REDUCTIONS: dict[Shape, Callable[[str, list[Value], Leaves], Value]] = {Shape.PER_ARRAY: _per_array, Shape.GLOBAL: _global, Shape.CLIP: _clip}

@@ -1,0 +1,35 @@
+"""Programs that come with the package, as text files in the folder `programs`."""
+
+from importlib import resources
+from pathlib import Path
+
+from .program import Program, ProgramError
+from .text import parse
+
+_FOLDER = resources.files(__package__) / "programs"
+
+
+def names() -> list[str]:
+    """Names of the shipped programs.
+
+    >>> "lion" in names()
+    True
+    """
+    return sorted(entry.name.removesuffix(".txt") for entry in _FOLDER.iterdir() if entry.name.endswith(".txt"))
+
+
+def load(name_or_path: str | Path) -> Program:
+    """A shipped program by name, or any program file (text, or JSON if it ends in .json) by path.
+
+    Raises:
+        ProgramError: no such program, or a file that holds none.
+    """
+    if str(name_or_path) in names():
+        return parse((_FOLDER / f"{name_or_path}.txt").read_text(), str(name_or_path))
+    path = Path(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "no such program or file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        raise ProgramError(f"{reason}; shipped programs: {', '.join(names())}", where=str(path)) from None
+    return Program.from_json(text) if path.suffix == ".json" else parse(text, str(path))

@@ -1,0 +1,74 @@
+"""Kinds of a program's values, inferred in one pass; what does not fit is an error."""
+
+from collections.abc import Sequence
+
+from .ops import JOIN, OPS, Kind, Shape
+from .program import Argument, Program, ProgramError, Statement
+
+_FIXED = {"w": Kind.ARRAY, "g": Kind.ARRAY, "lr": Kind.SCALAR, "step": Kind.SCALAR, "progress": Kind.SCALAR}
+_SHAPES = {name: op.shape for name, op in OPS.items()}
+_ARITY = {name: op.arity for name, op in OPS.items()}
+
+
+def infer(program: Program, lines: Sequence[int] | None = None, last_line: int | None = None) -> list[Kind]:
+    """The kind of each statement's value.
+
+    Args:
+        program: any program.
+        lines: the text line of each statement, for messages; by default statement i stands on line i + 2.
+        last_line: the line of the return statement.
+
+    Returns:
+        One kind per statement. # [statements]
+
+    Raises:
+        ProgramError: an undefined variable, an argument too wide, or no ``update``.
+
+    >>> from .text import parse
+    >>> program = parse('''def train(w, g, lr):
+    ...     n = norm(g)
+    ...     update = g / n
+    ...     return update''')
+    >>> [kind.name for kind in infer(program)]
+    ['LEAF', 'ARRAY']
+    """
+    kinds = {name: _FIXED.get(name, Kind.ARRAY) for name in program.inputs}
+    inferred: list[Kind] = []
+    for index, statement in enumerate(program.statements):
+        try:
+            kind = _infer(statement, kinds)
+        except ProgramError as error:
+            raise ProgramError(error.reason, lines[index] if lines else index + 2) from None
+        kinds[statement.target] = kind
+        inferred.append(kind)
+    if "update" not in kinds:
+        raise ProgramError("`update` is never assigned", last_line)
+    return inferred
+
+
+def _infer(statement: Statement, kinds: dict[str, Kind]) -> Kind:
+    shape = _SHAPES.get(statement.op)
+    args = statement.args
+    if shape is None or _ARITY[statement.op] != len(args):
+        raise ProgramError(f"no operation {statement.op!r} of {len(args)} argument(s)")
+    if shape is Shape.MAP:
+        first = _kind(args[0], kinds)
+        return first if len(args) == 1 else JOIN[first][_kind(args[1], kinds)]
+    found = [_kind(argument, kinds) for argument in args]
+    if shape is Shape.CONSTANT or shape is Shape.GLOBAL:
+        return Kind.SCALAR
+    if shape is Shape.PER_ARRAY:
+        return Kind.LEAF
+    if found[-1] is not Kind.SCALAR:
+        role = "bound" if shape is Shape.CLIP else "weight"
+        raise ProgramError(f"the {role} of {statement.op} must be a scalar, {args[-1]} is one of kind {found[-1].name.lower()}")
+    return Kind.ARRAY if shape is Shape.CLIP else JOIN[found[0]][found[1]]
+
+
+def _kind(argument: Argument, kinds: dict[str, Kind]) -> Kind:
+    if argument.__class__ is float:
+        return Kind.SCALAR
+    try:
+        return kinds[argument]  # pyright: ignore[reportArgumentType]
+    except KeyError:
+        raise ProgramError(f"{argument!r} is used before it is assigned") from None

@@ -1,0 +1,26 @@
+"""The run's database: what was born, what was measured, and where the search stands.
+
+Start with `models.py`, the seven tables and the records that go into them; `store.py` holds `Ledger`, whose `commit` writes
+one `Step` of the search in one transaction; `queries.py` holds what is read back. `database.py` opens SQLite or PostgreSQL,
+and `migrations/` (Alembic) brings older files up to date. Only the coordinator of a search writes; anybody may read meanwhile.
+"""
+
+from .database import LedgerError
+from .models import BirthRow, EvaluationRow, EventRow, OutcomeRow, ProgramRow, RunRow, Step, ToldRow
+from .queries import Best, Counts
+from .store import Ledger
+
+__all__ = [
+    "Best",
+    "BirthRow",
+    "Counts",
+    "EvaluationRow",
+    "EventRow",
+    "Ledger",
+    "LedgerError",
+    "OutcomeRow",
+    "ProgramRow",
+    "RunRow",
+    "Step",
+    "ToldRow",
+]

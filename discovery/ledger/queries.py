@@ -1,0 +1,123 @@
+"""What is read back from a ledger; each function takes a connection inside a transaction."""
+
+import hashlib
+import json
+from typing import Any, NamedTuple, TypedDict
+
+from sqlalchemy import Connection, Integer, func, literal, select, true
+
+from .models import BirthRow, EvaluationRow, EventRow, RunRow, birth, evaluation, event, outcome, program, run, search_state
+
+
+class Best(NamedTuple):
+    """A program with its fitness."""
+
+    hash: str
+    fitness: float
+    statements: int
+    text: str
+    first_birth: int
+
+
+class Counts(TypedDict):
+    """How many rows of each kind; `statuses` counts the outcomes of distinct programs."""
+
+    births: int
+    told: int
+    programs: int
+    evaluations: int
+    cached: int
+    statuses: dict[str, int]
+
+
+def read_run(connection: Connection) -> RunRow | None:
+    """The run of this database, None if it has none yet."""
+    row = connection.execute(select(run).where(run.c.id == 1)).one_or_none()
+    if row is None:
+        return None
+    return RunRow(row.name, json.loads(row.config), json.loads(row.versions), row.created, row.status, row.elapsed)
+
+
+def state(connection: Connection) -> dict[str, Any]:
+    """The search's state at the last commit that carried one; empty before it."""
+    return json.loads(connection.execute(select(search_state.c.state)).scalar_one())
+
+
+def outcomes(connection: Connection) -> dict[str, tuple[float | None, str]]:
+    """Canonical hash -> (fitness, status)."""
+    return {row[0]: (row[1], row[2]) for row in connection.execute(select(outcome))}
+
+
+def births(connection: Connection) -> list[BirthRow]:
+    """All births, by index."""
+    return [BirthRow(*row) for row in connection.execute(select(birth).order_by(birth.c.index))]
+
+
+def best(connection: Connection, num: int) -> list[Best]:
+    """The `num` fittest programs, lowest fitness first, ties by hash."""
+    query = (
+        select(program.c.hash, outcome.c.fitness, program.c.statements, program.c.text, program.c.first_birth)
+        .join(outcome, outcome.c.hash == program.c.hash)
+        .where(outcome.c.status == "ok", outcome.c.fitness.is_not(None))
+        .order_by(outcome.c.fitness, program.c.hash)
+        .limit(num)
+    )
+    return [Best(*row) for row in connection.execute(query)]
+
+
+def counts(connection: Connection) -> Counts:
+    """How far the run is."""
+    num_births, num_told, num_cached = connection.execute(
+        select(func.count(), func.count(birth.c.told), func.count().filter(birth.c.cached == true())).select_from(birth)
+    ).one()
+    statuses = select(outcome.c.status, func.count()).group_by(outcome.c.status).order_by(outcome.c.status)
+    return Counts(
+        births=num_births,
+        told=num_told,
+        programs=connection.execute(select(func.count()).select_from(program)).scalar_one(),
+        evaluations=connection.execute(select(func.count()).select_from(evaluation)).scalar_one(),
+        cached=num_cached,
+        statuses={row[0]: row[1] for row in connection.execute(statuses)},
+    )
+
+
+def events(connection: Connection) -> list[EventRow]:
+    """All events, oldest first."""
+    return [EventRow(*row) for row in connection.execute(select(event.c.time, event.c.kind, event.c.message).order_by(event.c.id))]
+
+
+def lineage(connection: Connection, index: int) -> list[BirthRow]:
+    """The ancestors of a birth, its parent first, the seed program last."""
+    chain = (
+        select(birth.c.parent.label("ancestor"), literal(0, Integer).label("depth"))
+        .where(birth.c.index == index)
+        .cte("chain", recursive=True)
+    )
+    older = select(birth.c.parent, chain.c.depth + 1).join(chain, birth.c.index == chain.c.ancestor)
+    # A parent is older than its child; that also ends the recursion whatever the rows hold.
+    chain = chain.union_all(older.where(birth.c.parent < birth.c.index))
+    query = select(birth).join(chain, birth.c.index == chain.c.ancestor).order_by(chain.c.depth)
+    return [BirthRow(*row) for row in connection.execute(query)]
+
+
+def evaluations(connection: Connection, program_hash: str) -> list[EvaluationRow]:
+    """The training runs of a program, by task and seed."""
+    rows = connection.execute(select(evaluation).where(evaluation.c.hash == program_hash))
+    return sorted(EvaluationRow(*row) for row in rows)  # task and seed are the key, so nothing behind them is compared
+
+
+def digest(connection: Connection) -> str:
+    """SHA-256 of what two runs share if they are the same search: lineage, statuses, fitness and losses, but no times."""
+    told = (
+        select(birth.c.index, birth.c.hash, birth.c.parent, birth.c.mutation, birth.c.status, birth.c.fitness)
+        .where(birth.c.told.is_not(None))
+        .order_by(birth.c.told, birth.c.index)
+    )
+    measured = select(*(evaluation.c[name] for name in ("hash", "task", "seed", "status", "loss")))
+    digester = hashlib.sha256()
+    for row in connection.execute(told):
+        digester.update(f"birth {tuple(row)!r}\n".encode())
+    # Sorted here, by code point: databases collate text differently. The key comes first and is unique.
+    for row in sorted(tuple(row) for row in connection.execute(measured)):
+        digester.update(f"evaluation {row!r}\n".encode())
+    return digester.hexdigest()

@@ -1,0 +1,24 @@
+"""Search strategies: what to try next.
+
+Start with `strategy.py`, the interface; `evolve.py` is regularized evolution, `baselines.py` random search, `mutate.py` how a
+child differs from its parent.
+"""
+
+from .baselines import random_search
+from .evolve import EvolutionConfig, regularized_evolution
+from .mutate import Child, MutationConfig, mutant, mutate
+from .strategy import Candidate, Member, SearchState, Strategy
+
+__all__ = [
+    "Candidate",
+    "Child",
+    "EvolutionConfig",
+    "Member",
+    "MutationConfig",
+    "SearchState",
+    "Strategy",
+    "mutant",
+    "mutate",
+    "random_search",
+    "regularized_evolution",
+]

@@ -1,0 +1,144 @@
+"""The paper's mutations (Chen et al. 2023, arXiv 2302.06675, section 2): insert, delete, alter an argument."""
+
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from ..language.canonical import canonical_hash_of_pruned, depends_on_gradient, prune
+from ..language.ops import SAMPLED
+from ..language.program import MAX_STATEMENTS, Argument, Program, ProgramError, Statement
+from ..language.types import infer
+
+MAX_NEUTRAL = 16
+
+
+@dataclass(frozen=True)
+class MutationConfig:
+    """Relative weights and probabilities of the mutations.
+
+    The paper names the mutations and gives no probabilities; its authors' later release uses equal weights and stops
+    inserting at the maximum length, as here.
+    """
+
+    insert: float = 1.0  # weight of inserting a random statement
+    delete: float = 1.0  # weight of deleting a random statement
+    alter: float = 1.0  # weight of altering one argument of a random statement
+    constant: float = 0.5  # probability that a drawn argument is a new constant from N(0, 1), not a variable
+    rescale: float = 0.5  # probability that altering a constant multiplies it by 2^a, a from N(0, 1)
+    fresh_target: float = 0.5  # probability that an inserted statement assigns a new variable
+    max_statements: int = 32
+
+    def __post_init__(self) -> None:
+        weights = (self.insert, self.delete, self.alter)
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError(f"mutation weights must be at least 0 and not all 0, got {weights}")
+        for name in ("constant", "rescale", "fresh_target"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"mutation.{name} is a probability, got {getattr(self, name)}")
+        if not 1 <= self.max_statements <= MAX_STATEMENTS:
+            raise ValueError(f"mutation.max_statements must be 1 to {MAX_STATEMENTS}, got {self.max_statements}")
+
+
+class Child(NamedTuple):
+    """A valid mutant."""
+
+    program: Program
+    hash: str  # canonical
+    mutation: str  # what was done, for the lineage
+    rejected: int  # invalid mutants drawn before it
+
+
+def mutate(parent: Program, parent_hash: str, random: Random, config: MutationConfig) -> Child:
+    """Draws mutants of the parent until one is valid and computes something else.
+
+    Valid: every variable is assigned before use, kinds fit, and the gradient reaches the update. A valid mutant that
+    computes what its parent does (a change of dead code, say) is mutated further, up to `MAX_NEUTRAL` times: neutral
+    changes accumulate as they do in the paper, without a birth for each.
+
+    Args:
+        parent: the program to change.
+        parent_hash: its canonical hash.
+        random: source of randomness, advanced.
+        config: weights and probabilities.
+    """
+    rejected, neutral = 0, 0
+    while True:
+        program, mutation = mutant(parent, random, config)
+        try:
+            infer(program)
+        except ProgramError:
+            rejected += 1
+            continue
+        pruned = prune(program)
+        if not depends_on_gradient(pruned):
+            rejected += 1
+            continue
+        child_hash = canonical_hash_of_pruned(pruned)
+        if child_hash != parent_hash or neutral == MAX_NEUTRAL:
+            return Child(program, child_hash, mutation, rejected)
+        parent, neutral = program, neutral + 1
+
+
+def mutant(parent: Program, random: Random, config: MutationConfig) -> tuple[Program, str]:
+    """One mutation, whether or not the result is valid."""
+    size = len(parent.statements)
+    insert = config.insert if size < config.max_statements else 0.0
+    delete, alter = (config.delete, config.alter) if size else (0.0, 0.0)
+    draw = random.random() * (insert + delete + alter)
+    if draw < insert:
+        statements, mutation = _insert(parent, random, config)
+    elif draw < insert + delete:
+        statements, mutation = _delete(parent, random)
+    else:
+        statements, mutation = _alter(parent, random, config)
+    return Program(statements, parent.states, parent.extra), mutation
+
+
+def _pick(random: Random, size: int) -> int:
+    return int(random.random() * size)
+
+
+def _insert(parent: Program, random: Random, config: MutationConfig) -> tuple[tuple[Statement, ...], str]:
+    at = _pick(random, len(parent.statements) + 1)
+    variables = _variables(parent, at)
+    op = SAMPLED[_pick(random, len(SAMPLED))]
+    args = tuple(_argument(variables, random, config) for _ in range(op.arity))
+    everything = _variables(parent, len(parent.statements))
+    if random.random() < config.fresh_target:
+        target = next(name for name in (f"x{i}" for i in range(1, len(everything) + 2)) if name not in everything)
+    else:
+        target = everything[_pick(random, len(everything))]
+    inserted = Statement(target, op.name, args)
+    return (*parent.statements[:at], inserted, *parent.statements[at:]), f"insert {op.name} at {at}"
+
+
+def _delete(parent: Program, random: Random) -> tuple[tuple[Statement, ...], str]:
+    at = _pick(random, len(parent.statements))
+    return parent.statements[:at] + parent.statements[at + 1 :], f"delete {parent.statements[at].op} at {at}"
+
+
+def _alter(parent: Program, random: Random, config: MutationConfig) -> tuple[tuple[Statement, ...], str]:
+    at = _pick(random, len(parent.statements))
+    statement = parent.statements[at]
+    if not statement.args:
+        return parent.statements, "alter nothing"
+    position = _pick(random, len(statement.args))
+    old = statement.args[position]
+    if isinstance(old, float) and random.random() < config.rescale:
+        new: Argument = old * 2.0 ** random.gauss(0.0, 1.0)
+    else:
+        new = _argument(_variables(parent, at), random, config)
+    args = (*statement.args[:position], new, *statement.args[position + 1 :])
+    altered = Statement(statement.target, statement.op, args)
+    return (*parent.statements[:at], altered, *parent.statements[at + 1 :]), f"alter argument {position} of {statement.op} at {at}"
+
+
+def _variables(program: Program, before: int) -> list[str]:
+    """Names assigned before a statement, each once, in order of appearance."""
+    return list(dict.fromkeys([*program.inputs, *[statement.target for statement in program.statements[:before]]]))
+
+
+def _argument(variables: list[str], random: Random, config: MutationConfig) -> Argument:
+    if random.random() < config.constant:
+        return random.gauss(0.0, 1.0)
+    return variables[_pick(random, len(variables))]

@@ -1,0 +1,86 @@
+"""How a running search looks: a live table on a terminal, plain lines in a pipe."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .coordinator import Snapshot
+
+PLAIN_SECONDS = 10.0  # between two plain lines
+
+
+class View(Protocol):
+    """Is called with each snapshot."""
+
+    def __call__(self, snapshot: Snapshot) -> None: ...
+
+
+@contextmanager
+def view(console: Console, budget: str) -> Iterator[View]:
+    """The view that fits the console; used while a search runs."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=2, transient=True) as live:
+            yield lambda snapshot: live.update(render(snapshot, budget))
+    else:
+        yield _Plain()
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration for people.
+
+    >>> seconds_text(75)
+    '1m15s'
+    """
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    minutes = int(seconds) // 60
+    return f"{minutes}m{int(seconds) % 60:02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def summary(snapshot: Snapshot) -> str:
+    """One line."""
+    counters = snapshot.counters
+    hits = counters.cached / counters.told if counters.told else 0.0
+    best = f"best {snapshot.hall_of_fame[0].fitness:+.3f}" if snapshot.hall_of_fame else "no result yet"
+    failed = sum(snapshot.failures.values())
+    return (
+        f"{seconds_text(snapshot.elapsed)} {snapshot.share:4.0%}  {counters.evaluated} programs evaluated, {snapshot.rate:.0f}/s, "
+        f"cache hits {hits:.0%}, failed {failed}, {best} (AdamW tuned: 0)"
+    )
+
+
+def render(snapshot: Snapshot, budget: str) -> Group:
+    """The live table."""
+    table = Table(title="hall of fame (fitness: tuned AdamW is 0, lower is better)", title_justify="left", expand=False)
+    tasks = list(snapshot.hall_of_fame[0].losses) if snapshot.hall_of_fame else []
+    for column in ("rank", "fitness", *(f"{task} loss" for task in tasks), "statements", "program"):
+        table.add_column(column, justify="right" if column != "program" else "left")
+    for rank, entry in enumerate(snapshot.hall_of_fame[:10], 1):
+        losses = [f"{entry.losses[task]:.4f}" for task in tasks]
+        table.add_row(str(rank), f"{entry.fitness:+.4f}", *losses, str(len(entry.program.statements)), entry.hash[:8])
+    title = {"searching": f"searching, budget {budget}", "finalists": "scoring the finalists on new seeds", "done": "done"}[snapshot.phase]
+    return Group(Text(title, style="bold"), ProgressBar(total=1.0, completed=snapshot.share, width=60), Text(summary(snapshot)), table)
+
+
+class _Plain:
+    """One line now and then, flushed, so that a log file can be followed."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._phase = ""
+
+    def __call__(self, snapshot: Snapshot) -> None:
+        now = time.monotonic()
+        if now - self._last < PLAIN_SECONDS and snapshot.phase == self._phase:
+            return
+        self._last, self._phase = now, snapshot.phase
+        sys.stdout.write(f"{snapshot.phase}: {summary(snapshot)}\n")
+        sys.stdout.flush()

@@ -1,0 +1,10 @@
+"""The register machine: runs any program without compiling it.
+
+`opcodes.py` makes the instruction set from the language's table, `bytecode.py` turns a program into integers and a table
+of scalars, `xla.py` executes them inside a jitted training loop.
+"""
+
+from .bytecode import Bytecode, Clock, assemble
+from .xla import RegisterMachineState, register_machine
+
+__all__ = ["Bytecode", "Clock", "RegisterMachineState", "assemble", "register_machine"]

@@ -1,0 +1,70 @@
+"""The register machine in plain XLA: any program as a run-time input of one compiled transformation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from .bytecode import G_ROW, NUM_ROWS, UPDATE_ROW, W_ROW, Bytecode
+from .opcodes import branches
+
+
+class RegisterMachineState(NamedTuple):
+    """Registers live from step to step: the states of a program are rows of the file."""
+
+    registers: Float[Array, "rows parameters"]
+    count: Int[Array, ""]  # steps taken
+
+
+def register_machine(code: Bytecode) -> optax.GradientTransformation:
+    """The transformation that executes the given bytecode, one `lax.switch` an instruction.
+
+    The form is what measured best on a CPU: the file is carried across steps, each leaf is written into its row by
+    a static-offset `dynamic_update_slice`, operands are sliced inside the branches and the result is written outside
+    of them. Not for `vmap` over programs on a CPU: a batched switch runs every branch.
+
+    Args:
+        code: the program; its arrays may be traced, so one executable serves all programs.
+
+    Returns:
+        A transformation over float32 parameters whose updates are ``-update`` of the program.
+    """
+
+    def init_fn(params: optax.Params) -> RegisterMachineState:
+        size = sum(leaf.size for leaf in jax.tree.leaves(params))
+        return RegisterMachineState(jnp.zeros((NUM_ROWS, size), jnp.float32), jnp.zeros((), jnp.int32))
+
+    def update_fn(
+        updates: optax.Updates, state: RegisterMachineState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, RegisterMachineState]:
+        gradients, treedef = jax.tree.flatten(updates)
+        sizes = tuple(leaf.size for leaf in gradients)
+        offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        registers = state.registers
+        for w, g, offset in zip(jax.tree.leaves(params), gradients, offsets, strict=True):
+            registers = lax.dynamic_update_slice(registers, w.reshape(1, -1), (W_ROW, offset))
+            registers = lax.dynamic_update_slice(registers, g.reshape(1, -1), (G_ROW, offset))
+        registers = _execute(code, state.count, registers, sizes)
+        rows = [lax.slice(registers, (UPDATE_ROW, offset), (UPDATE_ROW + 1, offset + size)) for offset, size in zip(offsets, sizes, strict=True)]
+        steps = [-row.reshape(leaf.shape) for row, leaf in zip(rows, gradients, strict=True)]
+        return jax.tree.unflatten(treedef, steps), RegisterMachineState(registers, state.count + 1)
+
+    return optax.GradientTransformation(init_fn, update_fn)  # pyright: ignore[reportArgumentType]
+
+
+def _execute(
+    code: Bytecode, count: Int[Array, ""], registers: Float[Array, "rows parameters"], sizes: tuple[int, ...]
+) -> Float[Array, "rows parameters"]:
+    scalars = lax.dynamic_index_in_dim(jnp.asarray(code.scalars), count, 0, keepdims=False)
+    table = jnp.asarray(code.instructions)
+    functions = branches(sizes)
+
+    def body(index: Int[Array, ""], registers: Float[Array, "rows parameters"]) -> Float[Array, "rows parameters"]:
+        instruction = table[index]
+        row = lax.switch(instruction[0], functions, registers, instruction[2], instruction[3], scalars[instruction[4]], scalars[instruction[5]])
+        return lax.dynamic_update_index_in_dim(registers, row, instruction[1], 0)
+
+    return lax.fori_loop(0, code.length, body, registers)

@@ -1,0 +1,138 @@
+"""The one place where update rules are listed by name.
+
+Learning rates are what each rule's authors or optax suggest for small models; they are where a tuning grid is centred,
+not tuned values.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import optax
+from optax import contrib
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """A row of the registry.
+
+    Attributes:
+        name: what users type.
+        factory: learning rate (a number, a traced scalar or an optax schedule) and keyword arguments -> transformation.
+        summary: the rule in one line, with its source.
+        learning_rate: default learning rate, centre of the grid.
+    """
+
+    name: str
+    factory: Callable[..., optax.GradientTransformation]
+    summary: str
+    learning_rate: float
+
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """The default tuning grid: five points around `learning_rate`, in steps of sqrt(10), ascending.
+
+        Example:
+            >>> get("adam").learning_rates
+            (0.0001, 0.000316228, 0.001, 0.00316228, 0.01)
+        """
+        return tuple(float(f"{self.learning_rate * 10 ** (index / 2):.6g}") for index in range(-2, 3))
+
+
+def _momentum(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9, **kwargs: Any) -> optax.GradientTransformation:
+    return optax.sgd(learning_rate, momentum=momentum, **kwargs)
+
+
+def _nesterov(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9, **kwargs: Any) -> optax.GradientTransformation:
+    return optax.sgd(learning_rate, momentum=momentum, nesterov=True, **kwargs)
+
+
+_ROWS = (
+    Optimizer("sgd", optax.sgd, "gradient descent (Robbins and Monro, 1951)", 0.1),
+    Optimizer("momentum", _momentum, "gradient descent with momentum 0.9 (Polyak, 1964)", 0.03),
+    Optimizer("nesterov", _nesterov, "Nesterov's momentum 0.9 (Sutskever et al., 2013)", 0.03),
+    Optimizer("adam", optax.adam, "moments of the gradient and its square (Kingma and Ba, arXiv:1412.6980)", 1e-3),
+    Optimizer("adamw", optax.adamw, "Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101)", 1e-3),
+    Optimizer("nadamw", optax.nadamw, "AdamW with Nesterov's momentum (Dozat, 2016)", 1e-3),
+    Optimizer("lion", optax.lion, "sign of interpolated momentum (Chen et al., arXiv:2302.06675)", 3e-4),
+    Optimizer("rmsprop", optax.rmsprop, "gradient over its running root mean square (Hinton, 2012)", 1e-3),
+    Optimizer("adagrad", optax.adagrad, "gradient over the root of the sum of its squares (Duchi et al., 2011)", 0.03),
+    Optimizer("adafactor", optax.adafactor, "Adam with factored second moments (Shazeer and Stern, arXiv:1804.04235)", 0.01),
+    Optimizer("lamb", optax.lamb, "Adam scaled per layer by the weights' norm (You et al., arXiv:1904.00962)", 0.01),
+    Optimizer("lars", optax.lars, "momentum scaled per layer by the weights' norm (You et al., arXiv:1708.03888)", 1.0),
+    Optimizer("sign_sgd", optax.sign_sgd, "sign of the gradient (Bernstein et al., arXiv:1802.04434)", 1e-3),
+    Optimizer("signum", optax.signum, "sign of the momentum (Bernstein et al., arXiv:1802.04434)", 1e-3),
+    Optimizer("adabelief", optax.adabelief, "Adam with the gradient's deviation from its mean (Zhuang et al., arXiv:2010.07468)", 1e-3),
+    Optimizer("yogi", optax.yogi, "Adam with additive second moment (Zaheer et al., 2018)", 0.01),
+    Optimizer("radam", optax.radam, "Adam with rectified warm-up (Liu et al., arXiv:1908.03265)", 3e-3),
+    Optimizer("adamax", optax.adamax, "Adam with the infinity norm (Kingma and Ba, arXiv:1412.6980, section 7.1)", 2e-3),
+    Optimizer("amsgrad", optax.amsgrad, "Adam with the largest second moment so far (Reddi et al., arXiv:1904.09237)", 1e-3),
+    Optimizer("novograd", optax.novograd, "Adam with one second moment per layer (Ginsburg et al., arXiv:1905.11286)", 0.01),
+    Optimizer("muon", contrib.muon, "orthogonalised momentum for matrices, AdamW elsewhere (Jordan et al., 2024)", 0.01),
+    Optimizer(
+        "schedule_free_adamw",
+        contrib.schedule_free_adamw,
+        "AdamW with averaging in place of a schedule (Defazio et al., arXiv:2405.15682); the parameters it moves are not its averaged ones",
+        3e-3,
+    ),
+    Optimizer(
+        "prodigy",
+        contrib.prodigy,
+        "Adam that estimates its learning rate; the one given is a factor (Mishchenko and Defazio, arXiv:2306.06101)",
+        1.0,
+    ),
+)
+
+OPTIMIZERS: dict[str, Optimizer] = {row.name: row for row in _ROWS}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `get` knows, in the order of the table.
+
+    Example:
+        >>> names()[:3]
+        ('sgd', 'momentum', 'nesterov')
+    """
+    return tuple(OPTIMIZERS)
+
+
+def get(name: str) -> Optimizer:
+    """The row of that name.
+
+    Raises:
+        ValueError: where the name is not known.
+
+    Example:
+        >>> get("lion").learning_rate
+        0.0003
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; known are {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name]
+
+
+def create(name: str, learning_rate: optax.ScalarOrSchedule | None = None, **kwargs: Any) -> optax.GradientTransformation:
+    """Makes the transformation of that name.
+
+    Args:
+        name: one of `names()`.
+        learning_rate: a number, a traced scalar or an optax schedule; the rule's default where None.
+        **kwargs: settings of the rule, such as `weight_decay`.
+
+    Raises:
+        ValueError: where the name is not known, or the rule has no such setting.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> rule = create("sgd", 0.5)
+        >>> updates, _ = rule.update(jnp.array(2.0), rule.init(jnp.array(0.0)))
+        >>> float(updates)
+        -1.0
+    """
+    row = get(name)
+    try:
+        inspect.signature(row.factory).bind(learning_rate, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"optimizer {name!r}: {error}; its settings are {inspect.signature(row.factory)}") from error
+    return row.factory(row.learning_rate if learning_rate is None else learning_rate, **kwargs)

@@ -1,0 +1,228 @@
+"""The one training loop: any task, any optax transformation.
+
+`make_run` is for searches: one pure function from data and a run-time argument to an outcome, to be jitted once.
+`train` is for people: it returns the curve and can be resumed. Both advance by the same `_chunk`.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from .base import Data, PyTree, Split, Task
+
+OK, DIVERGED, NONFINITE = 0, 1, 2
+STATUS_NAMES = ("ok", "diverged", "nonfinite")
+
+
+class TrainState(NamedTuple):
+    """All that the next step needs.
+
+    Attributes:
+        params: the model's parameters.
+        state: the task's own state, such as batch statistics.
+        opt_state: the transformation's state.
+        step: steps done, int32 [].
+        key: the run's key; step t draws from `fold_in(key, t)`, so a run can be resumed anywhere.
+    """
+
+    params: PyTree
+    state: PyTree
+    opt_state: PyTree
+    step: Array
+    key: Array
+
+
+class Outcome(NamedTuple):
+    """How a run ended.
+
+    Attributes:
+        status: 0 ok, 1 diverged, 2 nonfinite (`STATUS_NAMES`), int32 [].
+        loss: validation loss, float32 []; NaN unless the status is 0, for a failure is no number.
+        steps: steps done, int32 []; fewer than asked where the run was stopped early.
+        params: the parameters at the end.
+    """
+
+    status: Array
+    loss: Array
+    steps: Array
+    params: PyTree
+
+
+class Trained(NamedTuple):
+    """What `train` returns.
+
+    Attributes:
+        train_state: where training ended; hand it to `train` again to go on.
+        losses: the training loss of every step done by this call, float32 [num_steps].
+        status: 0 ok, 1 diverged, 2 nonfinite.
+    """
+
+    train_state: TrainState
+    losses: np.ndarray
+    status: int
+
+
+def start(task: Task, transformation: optax.GradientTransformation, seed_key: Array) -> TrainState:
+    """The state before the first step."""
+    init_key, run_key = jax.random.split(seed_key)
+    params, state = task.init(init_key)
+    return TrainState(params, state, transformation.init(params), jnp.zeros((), jnp.int32), run_key)
+
+
+def _step(task: Task, transformation: optax.GradientTransformationExtraArgs, data: Data, carry: TrainState) -> tuple[TrainState, Array]:
+    batch_key, loss_key = jax.random.split(jax.random.fold_in(carry.key, carry.step))
+    batch = task.batch(data, batch_key, "train")
+    (loss, state), gradients = jax.value_and_grad(task.loss, has_aux=True)(carry.params, carry.state, batch, loss_key)
+    updates, opt_state = transformation.update(gradients, carry.opt_state, carry.params, value=loss)
+    params = optax.apply_updates(carry.params, updates)
+    return TrainState(params, state, opt_state, carry.step + 1, carry.key), loss
+
+
+def _chunk(
+    task: Task, transformation: optax.GradientTransformation, data: Data, carry: TrainState, length: int
+) -> tuple[TrainState, Array, Array]:
+    """Takes `length` steps. Returns the new state, the losses [length] and the status that the last loss gives."""
+    extended = optax.with_extra_args_support(transformation)
+    carry, losses = jax.lax.scan(lambda carry, _: _step(task, extended, data, carry), carry, length=length)
+    return carry, losses, _status(losses[-1], task.loss_threshold)
+
+
+def _status(loss: Array, threshold: float) -> Array:
+    status = jnp.where(loss > threshold, DIVERGED, OK)
+    return jnp.where(jnp.isfinite(loss), status, NONFINITE).astype(jnp.int32)
+
+
+def _chunk_length(steps: int, chunk: int) -> int:
+    """The longest chunk, at most `chunk`, that divides `steps`."""
+    if steps < 1 or chunk < 1:
+        raise ValueError(f"steps and chunk must be at least 1, got {steps} and {chunk}")
+    return next(length for length in range(min(chunk, steps), 0, -1) if steps % length == 0)
+
+
+def make_run(
+    task: Task,
+    make_transformation: Callable[[Any], optax.GradientTransformation],
+    steps: int | None = None,
+    chunk: int = 20,
+) -> Callable[[Data, Any, Array], Outcome]:
+    """Makes the pure function that trains and scores once; jit it, and one executable serves every argument.
+
+    Chunks of steps are a scan inside a while loop; the loop tests once per chunk whether the last training loss is
+    finite and not above the task's threshold. Testing at every step would cost a third more.
+
+    Args:
+        task: what to train.
+        make_transformation: called while tracing, with the argument below.
+        steps: length of the run; the task's where None.
+        chunk: steps between two tests; where it does not divide `steps`, the next smaller number that does.
+
+    Returns:
+        `run(data, argument, seed_key) -> Outcome`. The argument is a pytree of run-time inputs, such as a learning
+        rate; the seed key gives the initial parameters and the batches.
+
+    Raises:
+        ValueError: where `steps` or `chunk` is below 1.
+
+    Example:
+        >>> from stepsmith.tasks import DigitsMLP
+        >>> task = DigitsMLP()
+        >>> run = jax.jit(make_run(task, optax.adam))
+        >>> outcome = run(task.load(), 0.01, jax.random.key(0))
+        >>> int(outcome.status), int(outcome.steps), bool(outcome.loss < 0.5)
+        (0, 200, True)
+    """
+    steps = task.steps if steps is None else steps
+    length = _chunk_length(steps, chunk)
+
+    def run(data: Data, argument: Any, seed_key: Array) -> Outcome:
+        transformation = make_transformation(argument)
+
+        def unfinished(loop: tuple[TrainState, Array]) -> Array:
+            carry, status = loop
+            return (carry.step < steps) & (status == OK)
+
+        def advance(loop: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            carry, _, status = _chunk(task, transformation, data, loop[0], length)
+            return carry, status
+
+        first = start(task, transformation, seed_key)
+        carry, status = jax.lax.while_loop(unfinished, advance, (first, jnp.zeros((), jnp.int32)))
+        loss = task.metric(carry.params, carry.state, task.examples(data, "validation"))["loss"]
+        status = jnp.where((status == OK) & ~jnp.isfinite(loss), NONFINITE, status)
+        return Outcome(status, jnp.where(status == OK, loss, jnp.nan), carry.step, carry.params)
+
+    return run
+
+
+def train(
+    task: Task,
+    transformation: optax.GradientTransformation,
+    seed: int = 0,
+    steps: int | None = None,
+    on_chunk: Callable[[TrainState, np.ndarray], None] | None = None,
+    *,
+    data: Data | None = None,
+    resume_from: TrainState | None = None,
+    chunk: int = 20,
+) -> Trained:
+    """Trains in a plain loop over jitted chunks and keeps the curve; stops early exactly where `make_run` does.
+
+    Args:
+        task: what to train.
+        transformation: any optax transformation.
+        seed: gives the initial parameters and the batches, as `jax.random.key(seed)` does in `make_run`.
+        steps: length of the whole run, counted from step 0; the task's where None.
+        on_chunk: called after every chunk with the new state and the chunk's losses, to log or to save.
+        data: what `task.load()` returns; loaded where None.
+        resume_from: the state to go on from instead of step 0.
+        chunk: steps between two tests; where it does not divide the steps to do, the next smaller number that does.
+
+    Example:
+        >>> from stepsmith.tasks import DigitsMLP
+        >>> half = train(DigitsMLP(), optax.adam(0.01), steps=100)
+        >>> whole = train(DigitsMLP(), optax.adam(0.01), steps=200, resume_from=half.train_state)
+        >>> half.losses.shape, whole.losses.shape, int(whole.train_state.step)
+        ((100,), (100,), 200)
+    """
+    steps = task.steps if steps is None else steps
+    data = jax.device_put(task.load() if data is None else data)
+    carry = resume_from
+    if carry is None:
+        carry = jax.jit(functools.partial(start, task, transformation))(jax.random.key(seed))
+    first = int(carry.step)
+    if first >= steps:
+        return Trained(carry, np.zeros(0, np.float32), OK)
+    length = _chunk_length(steps - first, chunk)
+    advance = jax.jit(lambda data, carry: _chunk(task, transformation, data, carry, length))
+    curve = []
+    status = OK
+    while status == OK and int(carry.step) < steps:
+        carry, losses, code = advance(data, carry)
+        curve.append(np.asarray(losses))
+        status = int(code)
+        if on_chunk is not None:
+            on_chunk(carry, curve[-1])
+    return Trained(carry, np.concatenate(curve), status)
+
+
+def scores(task: Task, params: PyTree, state: PyTree, data: Data, split: Split) -> dict[str, float]:
+    """The task's metrics on the fixed examples of a split.
+
+    Example:
+        >>> from stepsmith.tasks import DigitsMLP
+        >>> trained = train(DigitsMLP(), optax.adam(0.01)).train_state
+        >>> scores(DigitsMLP(), trained.params, trained.state, DigitsMLP().load(), "test")["accuracy"] > 0.9
+        True
+    """
+    return {name: float(value) for name, value in _metric(task, split, params, state, data).items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _metric(task: Task, split: Split, params: PyTree, state: PyTree, data: Data) -> dict[str, Array]:
+    return task.metric(params, state, task.examples(data, split))

@@ -1,0 +1,25 @@
+"""What every test relies on: the CPU unless asked otherwise, and shapes checked in `stepsmith.discovery`."""
+
+import os
+
+# Read by jax when it is imported. To run the tests marked gpu or tpu: JAX_PLATFORMS=cuda pytest -m gpu.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jaxtyping
+
+# Before the first import of the package; modules imported earlier would stay unchecked.
+jaxtyping.install_import_hook("stepsmith.discovery", "beartype.beartype")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# jax_numpy_dtype_promotion stays "standard": under "strict" optax itself fails (radam, nadam and yogi, among others,
+# and the schedules that raise a float to the power of the integer step count).
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips the tests marked gpu or tpu where jax runs on something else."""
+    for item in items:
+        for device in ("gpu", "tpu"):
+            if item.get_closest_marker(device) and jax.default_backend() != device:
+                item.add_marker(pytest.mark.skip(reason=f"needs a {device}, jax runs on the {jax.default_backend()}"))
