@@ -10,18 +10,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from ..optimizers import registry as optimizers
 from ..schedules import registry as schedules
-from ..tasks import reference, registry as tasks
+from ..tasks import reference
+from ..tasks import registry as tasks
 from . import config as configs
 from .config import SearchConfig
 from .evaluate import WorkerError
 from .export import to_optax
-from .language import Program, load, names as program_names, to_text
+from .language import Program, load, to_text
+from .language import names as program_names
 from .run import BEST, LEDGER, Finalist, Run, resume, runs, search
 from .view import seconds_text, view
 
@@ -76,7 +79,8 @@ class Status:
         if self.json:
             return _print_json({**status, "hall_of_fame": [dataclasses.asdict(f) for f in finalists]})
         hits = status.get("cached", 0) / max(status.get("told", 0), 1)
-        _out.print(f"{self.run}: {status['status']}, {seconds_text(status['elapsed'])}, {status['evaluated'] if 'evaluated' in status else 0} programs evaluated, cache hits {hits:.0%}")
+        elapsed = seconds_text(status["elapsed"])
+        _out.print(f"{self.run}: {status['status']}, {elapsed}, {status.get('evaluated', 0)} programs evaluated, cache hits {hits:.0%}")
         _out.print("outcomes: " + ", ".join(f"{name} {count}" for name, count in status["statuses"].items()))
         _print_hall_of_fame(finalists)
         return 0
@@ -94,7 +98,10 @@ class Runs:
         for run in runs(self.folder):
             status, best = run.status(), run.hall_of_fame()[:1]
             score = (best[0].fitness if best[0].confirmed is None else best[0].confirmed) if best else None
-            rows.append({"run": str(run.path), "status": status["status"], "seconds": round(status["elapsed"], 1), "programs": status["programs"], "best": score})
+            seconds = round(status["elapsed"], 1)
+            rows.append(
+                {"run": str(run.path), "status": status["status"], "seconds": seconds, "programs": status["programs"], "best": score}
+            )
         return _print_table(rows, self.json, empty=f"no runs in {self.folder}")
 
 
@@ -162,8 +169,17 @@ class Tasks:
         for name in tasks.names():
             task = tasks.get(name)
             found = reference.stored(task)
-            tuned = {"adamw_learning_rate": found.best_learning_rate, "adamw_log_loss": round(found.log_loss, 4)} if found else {"adamw_learning_rate": None, "adamw_log_loss": None}
-            rows.append({"task": name, "steps": task.steps, "batch": task.batch_size, "version": task.version, **tuned, "what": task.summary})
+            rows.append(
+                {
+                    "task": name,
+                    "steps": task.steps,
+                    "batch": task.batch_size,
+                    "version": task.version,
+                    "adamw_learning_rate": found.best_learning_rate if found else None,
+                    "adamw_log_loss": round(found.log_loss, 4) if found else None,
+                    "what": task.summary,
+                }
+            )
         return _print_table(rows, self.json)
 
 
@@ -189,7 +205,8 @@ class Schedules:
         rows = []
         for name in schedules.names():
             schedule = schedules.create(name, 1.0, 100)
-            rows.append({"schedule": name, "what": schedules.get(name).summary, "at 0, 25, 50, 75, 100 %": " ".join(f"{float(schedule(t)):.3f}" for t in (0, 25, 50, 75, 100))})
+            values = " ".join(f"{np.asarray(schedule(t)):.3f}" for t in (0, 25, 50, 75, 100))
+            rows.append({"schedule": name, "what": schedules.get(name).summary, "at 0, 25, 50, 75, 100 %": values})
         return _print_table(rows, self.json)
 
 
@@ -245,7 +262,8 @@ def _report(run: Run) -> int:
     status = run.status()
     _print_hall_of_fame(run.hall_of_fame())
     hits = status["cached"] / max(status["told"], 1)
-    _out.print(f"{status['evaluated']} programs evaluated in {seconds_text(status['elapsed'])}, {status['births']} born, cache hits {hits:.0%}; digest {run.digest()[:16]}")
+    elapsed, digest = seconds_text(status["elapsed"]), run.digest()[:16]
+    _out.print(f"{status['evaluated']} programs evaluated in {elapsed}, {status['births']} born, cache hits {hits:.0%}; digest {digest}")
     if status["status"] == "interrupted":
         _out.print(f"interrupted; continue with: stepsmith resume {run.path}")
         return INTERRUPTED
@@ -259,7 +277,13 @@ def _print_hall_of_fame(finalists: list[Finalist]) -> None:
         _out.print("no program has succeeded yet")
         return
     rows = [
-        {"rank": f.rank, "fitness": f"{f.fitness:+.4f}", "on new seeds": "" if f.confirmed is None else f"{f.confirmed:+.4f}", "statements": f.statements, "program": f.hash[:8]}
+        {
+            "rank": f.rank,
+            "fitness": f"{f.fitness:+.4f}",
+            "on new seeds": "" if f.confirmed is None else f"{f.confirmed:+.4f}",
+            "statements": f.statements,
+            "program": f.hash[:8],
+        }
         for f in finalists
     ]
     _print_table(rows, False)

@@ -77,7 +77,14 @@ class SearchConfig:
         Budget.parse(self.budget)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks must be one or more different names, got {list(self.tasks)}")
-        for name, least in (("seed", 0), ("seeds_per_task", 1), ("in_flight", 1), ("finalists", 1), ("finalist_seeds", 1), ("memory_limit_mb", 0)):
+        for name, least in (
+            ("seed", 0),
+            ("seeds_per_task", 1),
+            ("in_flight", 1),
+            ("finalists", 1),
+            ("finalist_seeds", 1),
+            ("memory_limit_mb", 0),
+        ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.seeds_per_task > 400 or self.finalist_seeds > 400:

@@ -71,7 +71,8 @@ class Recorder:
 
     def evaluated(self, program_hash: str, evaluations: tuple[Evaluation, ...]) -> None:
         for e in evaluations:
-            row = EvaluationRow(program_hash, e.task, e.seed, self._versions[e.task], 1.0, e.steps, str(e.status), e.loss, e.seconds, self._identity)
+            version = self._versions[e.task]
+            row = EvaluationRow(program_hash, e.task, e.seed, version, 1.0, e.steps, str(e.status), e.loss, e.seconds, self._identity)
             self._append("evaluations", row)
 
     def scored(self, program_hash: str, result: Outcome) -> None:
@@ -106,7 +107,13 @@ class Coordinator:
     """
 
     def __init__(
-        self, config: SearchConfig, strategy: Strategy, ledger: Ledger, pool: WorkerPool, yardsticks: Mapping[str, Yardstick], versions: Mapping[str, str]
+        self,
+        config: SearchConfig,
+        strategy: Strategy,
+        ledger: Ledger,
+        pool: WorkerPool,
+        yardsticks: Mapping[str, Yardstick],
+        versions: Mapping[str, str],
     ):
         self._config, self._strategy, self._pool, self._yardsticks = config, strategy, pool, yardsticks
         self._budget = Budget.parse(config.budget)
@@ -277,4 +284,3 @@ def mean_losses(evaluations: tuple[Evaluation, ...] | list[Evaluation]) -> dict[
         if evaluation.loss is not None:
             logs.setdefault(evaluation.task, []).append(math.log(max(evaluation.loss, 1e-6)))
     return {task: math.exp(math.fsum(values) / len(values)) for task, values in logs.items()}
-

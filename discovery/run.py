@@ -14,7 +14,8 @@ from typing import Any
 import tomli_w
 
 from ..schedules import registry as schedules
-from ..tasks import reference, registry as tasks
+from ..tasks import reference
+from ..tasks import registry as tasks
 from . import config as configs
 from .config import ConfigError, SearchConfig
 from .coordinator import Coordinator, Snapshot
@@ -66,7 +67,14 @@ class Run:
 
         def read(ledger: Ledger) -> dict[str, Any]:
             run, counts, state = ledger.run(), ledger.counts(), ledger.state()
-            return {"name": run.name, "status": run.status, "elapsed": run.elapsed, **counts, **state.get("counters", {}), "versions": run.versions}
+            return {
+                "name": run.name,
+                "status": run.status,
+                "elapsed": run.elapsed,
+                **counts,
+                **state.get("counters", {}),
+                "versions": run.versions,
+            }
 
         return self._read(read)
 
@@ -103,7 +111,8 @@ class Run:
         score = best.fitness if best.confirmed is None else best.confirmed
         seeds = "new seeds" if best.confirmed is not None else "the search's seeds"
         notes = (
-            f"run {self.folder.name}, rank {rank}; tasks {', '.join(config.tasks)}; {config.strategy} from {config.initial}, seed {config.seed}",
+            f"run {self.folder.name}, rank {rank}: {config.strategy} from {config.initial}, seed {config.seed}",
+            f"searched on {', '.join(config.tasks)}",
             f"fitness {score:.4f} on {seeds} (0 is tuned AdamW, lower is better)",
             f"program {best.hash}, {best.statements} statements",
         )
@@ -158,7 +167,9 @@ def resume(path: Path | str, workers: int = 0, on_progress: OnProgress = lambda 
             return Run(path)
         for name, version in run.versions["tasks"].items():
             if (now := tasks.get(name).version) != version:
-                raise ConfigError(f"task {name} is version {now} here and {version} in the run: results would not be comparable; start a new run")
+                raise ConfigError(
+                    f"task {name} is version {now} here and {version} in the run: results would not be comparable; start a new run"
+                )
         if run.versions["format"] != FORMAT:
             raise ConfigError(f"the run has format {run.versions['format']}, this stepsmith {FORMAT}; start a new run")
         return _session(path, config, ledger, workers, on_progress)

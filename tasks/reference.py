@@ -38,7 +38,8 @@ class Reference:
         losses: for each learning rate the validation loss of each of `SEEDS`; None where a run failed.
         best_learning_rate: the one with the lowest `log_loss`.
         log_loss: mean over seeds of log(max(loss, 1e-6)) there.
-        scale: how much the log loss rises one grid step away from the best, mean of both sides, at least 0.01. A
+        scale: how much the log loss rises one grid step away from the best, geometric mean of both
+            sides (one of them is often a cliff), each at least 0.01. A
             candidate's difference in log loss is divided by it, so that tasks weigh alike.
     """
 
@@ -116,8 +117,8 @@ def summarise(
     if math.isinf(log_losses[best]):
         raise ValueError(f"AdamW fails on {task} at every learning rate of {learning_rates}; check the task's loss and loss_threshold")
     sides = log_losses[max(best - 1, 0) : best] + log_losses[best + 1 : best + 2]
-    rises = [side - log_losses[best] for side in sides if math.isfinite(side)]
-    scale = max(sum(rises) / len(rises), SCALE_FLOOR) if rises else SCALE_FLOOR
+    rises = [max(side - log_losses[best], SCALE_FLOOR) for side in sides if math.isfinite(side)]
+    scale = math.prod(rises) ** (1 / len(rises)) if rises else SCALE_FLOOR
     return Reference(task, version, learning_rates, losses, learning_rates[best], log_losses[best], scale)
 
 

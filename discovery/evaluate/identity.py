@@ -5,7 +5,6 @@ import platform
 from importlib import metadata
 
 import jax
-import jaxlib
 
 
 def identity() -> dict[str, str]:
@@ -14,7 +13,7 @@ def identity() -> dict[str, str]:
     return {
         "stepsmith": metadata.version("stepsmith"),
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": metadata.version("jaxlib"),
         "device": f"{device.platform}:{device.device_kind}",
         "instruction_set": _instruction_set(),
         "threads": os.environ.get("NPROC", "all"),

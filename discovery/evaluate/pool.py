@@ -1,5 +1,6 @@
 """Workers as processes of their own: the only way to stop a compiled loop is to kill the process it runs in."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -128,10 +129,8 @@ class WorkerPool:
         if not worker.jobs:
             worker.since = time.monotonic()
         worker.jobs.append(job)
-        try:
+        with contextlib.suppress(OSError):  # it died; the next pump notices, with the job in its queue
             send(worker.connection, asdict(job))
-        except OSError:
-            pass  # it died; the next pump notices, with the job in its queue
 
     def _pump(self, timeout: float, results: list[Result]) -> None:
         by_connection = {worker.connection: worker for worker in self._workers}

@@ -14,11 +14,11 @@ from ..language.ops import OPS, Kind, Shape
 from ..language.program import Argument, Program, Statement
 from ..language.types import infer
 
-_DOT = '''def _dot(a, b):
-    return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))'''
-_CLIP = '''def _clip_factor(x, bound):
+_DOT = """def _dot(a, b):
+    return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))"""
+_CLIP = """def _clip_factor(x, bound):
     norm = jnp.sqrt(_dot(x, x))
-    return jnp.where(norm > bound, bound / norm, 1.0)'''
+    return jnp.where(norm > bound, bound / norm, 1.0)"""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,9 @@ def _stages(emitter: _Emitter, program: Program, outputs: tuple[str, ...], mixed
         own = [line for line in lines if line.stage == stage and line.leaf]
         if own:
             later = {r for line in lines if line.stage > stage or not line.leaf for r in line.reads} | set(outputs)
-            body += _leaf_function(emitter, program, own, [line.name for line in own if line.name in later], f"stage_{stage}" if last else "leaf", mixed)
+            body += _leaf_function(
+                emitter, program, own, [line.name for line in own if line.name in later], f"stage_{stage}" if last else "leaf", mixed
+            )
     return body
 
 
@@ -223,6 +225,7 @@ def _leaf_function(emitter: _Emitter, program: Program, lines: list[_Line], resu
     cast = ".astype(g.dtype)" if mixed else ""
     body += [f"    return {', '.join(result + cast for result in results)}{',' if len(results) == 1 else ''}", ""]
     trees = ", ".join(_tree_name(read, program) for read in reads)
-    body.append(f"trees = jax.tree.map({name}, {trees})")
-    body.append(f"{', '.join(results)}{',' if len(results) == 1 else ''} = jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0,) * {len(results)}), trees)")
+    body.append(f"results = jax.tree.map({name}, {trees})")
+    structures = f"jax.tree.structure(updates), jax.tree.structure((0,) * {len(results)})"
+    body.append(f"{', '.join(results)}{',' if len(results) == 1 else ''} = jax.tree.transpose({structures}, results)")
     return body

@@ -46,7 +46,10 @@ def _docstring(program: Program, name: str, parts: Separated | None, body: Body,
     lines += ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
     lines += [f"    {line}" for line in to_text(program).splitlines()] + [""]
     if parts:
-        lines += [f"Use: optax.chain(optax.clip_by_global_norm(1.0), {name}({needed}learning_rate=schedule)). `scale_by_{name}` is the direction alone."]
+        lines += [
+            f"Use: optax.chain(optax.clip_by_global_norm(1.0), {name}({needed}learning_rate=schedule)).",
+            f"`scale_by_{name}` is the direction alone.",
+        ]
     else:
         lines += [
             "The learning rate or the weight decay cannot be separated from the rest of this rule, so it keeps its form:",
@@ -68,15 +71,22 @@ def _scale_by(name: str, parts: Separated | None, body: Body) -> str:
     parameters = ["total_steps: int"] if body.uses_progress else []
     if body.uses_lr:
         parameters.append("learning_rate: optax.ScalarOrSchedule = 1.0")
-    what = "The direction of the rule: no learning rate, no weight decay." if parts else "The update of the rule, its learning rate included."
+    what = (
+        "The direction of the rule: no learning rate, no weight decay." if parts else "The update of the rule, its learning rate included."
+    )
     zeros = [f"{state}=jax.tree.map(jnp.zeros_like, params)" for state in body.states]
     count = ["count=jnp.zeros((), jnp.int32)"] if body.uses_count else []
-    keep = (["count=optax.safe_increment(state.count)"] if body.uses_count else []) + [f"{s}={output}" for s, output in zip(body.states, body.outputs[1:], strict=True)]
+    keep = (["count=optax.safe_increment(state.count)"] if body.uses_count else []) + [
+        f"{s}={output}" for s, output in zip(body.states, body.outputs[1:], strict=True)
+    ]
     lines = [f"def scale_by_{name}({', '.join(parameters)}) -> optax.GradientTransformation:", f'    """{what}"""', ""]
     lines += ["    def init_fn(params):", f"        return {_class_name(name)}({', '.join(count + zeros)})", ""]
     lines += ["    def update_fn(updates, state, params=None):"]
     if body.uses_w:
-        lines += ["        if params is None:", f'            raise ValueError("{name} needs the parameters: call update(updates, state, params)")']
+        lines += [
+            "        if params is None:",
+            f'            raise ValueError("{name} needs the parameters: call update(updates, state, params)")',
+        ]
     lines += [f"        {line}".rstrip() for line in body.lines]
     lines += [f"        return {body.outputs[0]}, {_class_name(name)}({', '.join(keep)})", ""]
     return "\n".join([*lines, "    return optax.GradientTransformation(init_fn, update_fn)"])
@@ -89,14 +99,18 @@ def _alias(name: str, parts: Separated | None, body: Body) -> str:
         call = ", ".join([*passed, *(["learning_rate"] if body.uses_lr else [])])
         last = "optax.scale(-1.0)" if body.uses_lr else "optax.scale_by_learning_rate(learning_rate)"
         return f'''def {name}(
-{steps}    learning_rate: optax.ScalarOrSchedule = 1.0, weight_decay: None = None, mask: None = None
+{steps}    learning_rate: optax.ScalarOrSchedule = 1.0,
+    weight_decay: None = None,
+    mask: None = None,
 ) -> optax.GradientTransformation:
     """The rule; `learning_rate` is relative to the rate that it was found with, which the program holds."""
     if weight_decay is not None or mask is not None:
         raise ValueError("{name} holds its weight decay, if any, inside its formula: weight_decay and mask cannot be set")
     return optax.chain(scale_by_{name}({call}), {last})'''
     return f'''def {name}(
-{steps}    learning_rate: optax.ScalarOrSchedule = {_number(parts.learning_rate)}, weight_decay: jax.typing.ArrayLike = {_number(parts.weight_decay)}, mask=None
+{steps}    learning_rate: optax.ScalarOrSchedule = {_number(parts.learning_rate)},
+    weight_decay: jax.typing.ArrayLike = {_number(parts.weight_decay)},
+    mask=None,
 ) -> optax.GradientTransformation:
     """The rule with decoupled weight decay; the defaults are those that it was found with.
 
@@ -105,7 +119,11 @@ def _alias(name: str, parts: Separated | None, body: Body) -> str:
         weight_decay: added to the direction, times the parameters, before the learning rate.
         mask: a tree of booleans, or a function from parameters to one: where to decay.
     """
-    return optax.chain(scale_by_{name}({", ".join(passed)}), optax.add_decayed_weights(weight_decay, mask), optax.scale_by_learning_rate(learning_rate))'''
+    return optax.chain(
+        scale_by_{name}({", ".join(passed)}),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(learning_rate),
+    )'''
 
 
 def _number(value: float) -> str:

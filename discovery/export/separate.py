@@ -40,8 +40,11 @@ def unique_names(program: Program) -> tuple[Program, tuple[str, ...]]:
         statements.append(Statement(name, statement.op, args))
     outputs = tuple(str(current[name]) for name in program.outputs)
     renames = _state_names(program, outputs, {statement.target for statement in statements}, used)
-    renamed = tuple(Statement(renames.get(t, t), op, tuple(renames.get(a, a) if isinstance(a, str) else a for a in args)) for t, op, args in statements)
-    return Program(renamed, program.states, program.extra), tuple(renames.get(name, name) for name in outputs)
+    renamed = [
+        Statement(renames.get(target, target), op, tuple(renames.get(a, a) if isinstance(a, str) else a for a in args))
+        for target, op, args in statements
+    ]
+    return Program(tuple(renamed), program.states, program.extra), tuple(renames.get(name, name) for name in outputs)
 
 
 def _fresh(name: str, used: set[str], taken: set[str]) -> str:
@@ -96,9 +99,14 @@ def separate(program: Program) -> Separated | None:
 def _in_order(copies: tuple[Statement, ...]) -> tuple[Statement, ...]:
     """Copies ``state = value`` that read all old states before any is overwritten."""
     states = {copy.target for copy in copies}
-    parked = [Statement(f"old_{copy.args[0]}", "copy", copy.args) for copy in copies if copy.args[0] in states and copy.args[0] != copy.target]
+    parked = [
+        Statement(f"old_{copy.args[0]}", "copy", copy.args) for copy in copies if copy.args[0] in states and copy.args[0] != copy.target
+    ]
     names = {statement.args[0]: statement.target for statement in parked}
-    return (*parked, *(Statement(c.target, "copy", (names.get(c.args[0], c.args[0]) if c.args[0] != c.target else c.target,)) for c in copies))
+    return (
+        *parked,
+        *(Statement(c.target, "copy", (names.get(c.args[0], c.args[0]) if c.args[0] != c.target else c.target,)) for c in copies),
+    )
 
 
 def _split(whole: _Factor, nodes: dict[str, Statement]) -> tuple[_Factor, _Factor | None]:
@@ -124,7 +132,7 @@ def _product(a: _Factor, b: _Factor, core: Argument | None) -> _Factor:
 
 def _peel(value: Argument, nodes: dict[str, Statement]) -> _Factor | None:
     """Pulls scalar factors out of a value; None where a scalar is no monomial of lr."""
-    if isinstance(value, float):
+    if not isinstance(value, str):
         return _Factor(value, 0, None)
     if value == "lr":
         return _Factor(1.0, 1, None)
@@ -152,5 +160,3 @@ def _constant(node: Statement, factors: list[_Factor]) -> float | None:
         return None
     with np.errstate(all="ignore"):
         return float(op.fn(np, *(np.float64(f.coefficient) for f in factors)))
-
-

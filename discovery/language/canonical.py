@@ -20,7 +20,7 @@ def live(program: Program) -> tuple[list[int], frozenset[str]]:
     Returns:
         Indices of the live statements, in order, and the names of the live states.
     """
-    states = set(program.states)
+    states = program.states
     needed: set[str] = set()  # states whose value from the last step is read
     while True:
         wanted: set[Argument] = {"update", *needed}
@@ -31,10 +31,10 @@ def live(program: Program) -> tuple[list[int], frozenset[str]]:
                 wanted.discard(target)
                 wanted.update(args)
                 kept.append(index)
-        reads = wanted & states
+        reads = {state for state in states if state in wanted}
         if reads <= needed:
             return kept[::-1], frozenset(needed)
-        needed |= reads  # pyright: ignore[reportOperatorIssue]
+        needed |= reads
 
 
 def prune(program: Program) -> Program:

@@ -18,7 +18,7 @@ Value = jax.Array | float | Leaves
 class ProgramState(NamedTuple):
     """Optimizer state: steps taken so far and the program's states, each shaped like the parameters."""
 
-    count: jax.Array
+    count: jax.Array  # pyright: ignore[reportIncompatibleMethodOverride]
     states: tuple[optax.Updates, ...]
 
 
@@ -86,8 +86,13 @@ def _global(name: str, args: list[Value], like: Leaves) -> jax.Array:
 def _clip(name: str, args: list[Value], like: Leaves) -> Leaves:
     """Scaled down so that the global norm is at most the bound; unchanged below it."""
     leaves, bound = _widen(args[0], like), args[1]
+    assert not isinstance(bound, list)  # its kind is scalar
     norm = jnp.sqrt(_dot(leaves, leaves))
     return [jnp.where(norm > bound, x * (bound / norm), x) for x in leaves]
 
 
-_REDUCTIONS: dict[Shape, Callable[[str, list[Value], Leaves], Value]] = {Shape.PER_ARRAY: _per_array, Shape.GLOBAL: _global, Shape.CLIP: _clip}
+_REDUCTIONS: dict[Shape, Callable[[str, list[Value], Leaves], Value]] = {
+    Shape.PER_ARRAY: _per_array,
+    Shape.GLOBAL: _global,
+    Shape.CLIP: _clip,
+}

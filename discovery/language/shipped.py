@@ -6,7 +6,7 @@ from pathlib import Path
 from .program import Program, ProgramError
 from .text import parse
 
-_FOLDER = resources.files(__package__) / "programs"
+_FOLDER = resources.files("stepsmith.discovery.language") / "programs"
 
 
 def names() -> list[str]:

@@ -45,6 +45,8 @@ def parse(text: str, where: str | None = None) -> Program:
         return _parse(text)
     except ProgramError as error:
         raise ProgramError(error.reason, error.line, where) from None
+    except RecursionError:  # Python's own, met before MAX_DEPTH in a chain of signs or in the text of a message
+        raise ProgramError(f"nested deeper than {MAX_DEPTH}; split the expression over several lines", where=where) from None
 
 
 def _parse(text: str) -> Program:
@@ -86,7 +88,9 @@ def _signature(function: ast.FunctionDef) -> tuple[tuple[str, ...], tuple[str, .
     if spec.posonlyargs or spec.kwonlyargs or spec.vararg or spec.kwarg or spec.defaults or function.decorator_list:
         raise ProgramError("the inputs are plain names, without defaults, `*` or decorators", function.lineno)
     if names[:2] != ["w", "g"] or "lr" not in names:
-        raise ProgramError(f"the inputs are w, g, the states, lr and optionally {' and '.join(OPTIONAL_INPUTS)}; got {', '.join(names)}", function.lineno)
+        raise ProgramError(
+            f"the inputs are w, g, the states, lr and optionally {' and '.join(OPTIONAL_INPUTS)}; got {', '.join(names)}", function.lineno
+        )
     at = names.index("lr")
     return tuple(names[2:at]), tuple(names[at + 1 :])
 
@@ -169,7 +173,9 @@ def _operation(node: ast.expr) -> tuple[str, list[ast.expr]]:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return "negative", [node.operand]
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.keywords:
-        raise ProgramError(f"`{ast.unparse(node)[:60]}` is no expression of the language (names, numbers, + - * / ** and its functions)", node.lineno)
+        raise ProgramError(
+            f"`{ast.unparse(node)[:60]}` is no expression of the language (names, numbers, + - * / ** and its functions)", node.lineno
+        )
     name = ALIASES.get(node.func.id, node.func.id)
     if name not in OPS:
         raise ProgramError(f"unknown function {node.func.id!r}; known: {', '.join(sorted(OPS))}", node.lineno)

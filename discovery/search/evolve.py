@@ -23,9 +23,7 @@ class EvolutionConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.tournament_size <= self.population_size:
-            raise ValueError(
-                f"tournament_size must be 1 to population_size, got tournament_size {self.tournament_size} and population_size {self.population_size}"
-            )
+            raise ValueError(f"tournament_size must be 1 to population_size ({self.population_size}), got {self.tournament_size}")
 
 
 def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: MutationConfig) -> Strategy:

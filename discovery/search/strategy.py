@@ -1,6 +1,5 @@
 """What every search strategy shares: a serialisable state and the calls init, ask and tell."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from random import Random
@@ -43,7 +42,9 @@ class SearchState(NamedTuple):
 
     @staticmethod
     def from_json(data: Mapping[str, Any], program_of: Callable[[int], Program]) -> "SearchState":
-        members = tuple(Member(birth, program_of(birth), h, math.inf if fitness is None else fitness) for birth, h, fitness in data["population"])
+        members = tuple(
+            Member(birth, program_of(birth), h, math.inf if fitness is None else fitness) for birth, h, fitness in data["population"]
+        )
         return SearchState(data["seed"], data["births"], members)
 
 

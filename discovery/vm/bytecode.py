@@ -1,9 +1,9 @@
 """From program to bytecode: fold what is known before the run, fuse common pairs, give out rows.
 
 Everything that depends on ``lr``, ``step``, ``progress`` and constants alone is known before the first step. It is
-computed here, in NumPy and float64 (so that ``1 - 0.999 ** step`` keeps its digits), for all steps at once, and becomes a column of the scalar table; what is left are operations on
-rows of the register file. Scalars that a program computes from arrays (``dot``, ``norm``, ...) are rows too, each filled with
-its value, so that one instruction set serves all kinds.
+computed here, in NumPy and float64 (so that ``1 - 0.999 ** step`` keeps its digits), for all steps at once, and becomes a
+column of the scalar table; what is left are operations on rows of the register file. Scalars that a program computes from
+arrays (``dot``, ``norm``, ...) are rows too, each filled with its value, so that one instruction set serves all kinds.
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,9 @@ def assemble(program: Program, clock: Clock, learning_rate_factor: float = 1.0) 
     order = _fuse(builder.nodes, outputs)
     instructions, columns = _allocate(builder.nodes, order, outputs, len(program.states))
     if len(instructions) > MAX_INSTRUCTIONS or len(columns) > NUM_SCALARS:
-        raise ProgramError(f"needs {len(instructions)} instructions and {len(columns)} scalars; the machine has {MAX_INSTRUCTIONS} and {NUM_SCALARS}")
+        raise ProgramError(
+            f"needs {len(instructions)} instructions and {len(columns)} scalars; the machine has {MAX_INSTRUCTIONS} and {NUM_SCALARS}"
+        )
     table = np.zeros((len(clock.lr), NUM_SCALARS), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for index, column in enumerate(columns):
@@ -221,7 +223,7 @@ def _allocate(nodes: list[_Node], order: list[int], outputs: list[int], num_stat
     end = len(nodes)
     last_use = {row: index for index in order for row in nodes[index].rows} | dict.fromkeys(outputs, end)
     homes = [UPDATE_ROW, *range(FIRST_STATE_ROW, FIRST_STATE_ROW + num_states)]
-    location = {index: row for index, row in zip(range(2 + num_states), [W_ROW, G_ROW, *homes[1:]], strict=True)}
+    location = dict(zip(range(2 + num_states), [W_ROW, G_ROW, *homes[1:]], strict=True))
     occupant = {row: index for index, row in location.items()}
     free = [*range(FIRST_FREE_ROW, SCRATCH_ROW)]
     instructions: list[list[int]] = []
@@ -232,7 +234,11 @@ def _allocate(nodes: list[_Node], order: list[int], outputs: list[int], num_stat
         for row in dict.fromkeys(node.rows):
             if last_use[row] == index and location[row] >= FIRST_FREE_ROW:
                 free.append(location[row])
-        wanted = [home for home, output in zip(homes, outputs, strict=True) if output == index and last_use.get(occupant.get(home, -1), -1) <= index]
+        wanted = [
+            home
+            for home, output in zip(homes, outputs, strict=True)
+            if output == index and last_use.get(occupant.get(home, -1), -1) <= index
+        ]
         if not wanted and not free:
             raise ProgramError(f"keeps more than {SCRATCH_ROW - FIRST_FREE_ROW} values alive at once; the machine has no row for more")
         destination = wanted[0] if wanted else free.pop()
@@ -273,5 +279,3 @@ class _Columns:
             self._known[key] = len(self.values)
             self.values.append(scalar)
         return self._known[key]
-
-

@@ -16,7 +16,7 @@ class RegisterMachineState(NamedTuple):
     """Registers live from step to step: the states of a program are rows of the file."""
 
     registers: Float[Array, "rows parameters"]
-    count: Int[Array, ""]  # steps taken
+    count: Int[Array, ""]  # steps taken  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 def register_machine(code: Bytecode) -> optax.GradientTransformation:
@@ -48,8 +48,10 @@ def register_machine(code: Bytecode) -> optax.GradientTransformation:
             registers = lax.dynamic_update_slice(registers, w.reshape(1, -1), (W_ROW, offset))
             registers = lax.dynamic_update_slice(registers, g.reshape(1, -1), (G_ROW, offset))
         registers = _execute(code, state.count, registers, sizes)
-        rows = [lax.slice(registers, (UPDATE_ROW, offset), (UPDATE_ROW + 1, offset + size)) for offset, size in zip(offsets, sizes, strict=True)]
-        steps = [-row.reshape(leaf.shape) for row, leaf in zip(rows, gradients, strict=True)]
+        steps = [
+            -lax.slice(registers, (UPDATE_ROW, offset), (UPDATE_ROW + 1, offset + leaf.size)).reshape(leaf.shape)
+            for offset, leaf in zip(offsets, gradients, strict=True)
+        ]
         return jax.tree.unflatten(treedef, steps), RegisterMachineState(registers, state.count + 1)
 
     return optax.GradientTransformation(init_fn, update_fn)  # pyright: ignore[reportArgumentType]
@@ -64,7 +66,8 @@ def _execute(
 
     def body(index: Int[Array, ""], registers: Float[Array, "rows parameters"]) -> Float[Array, "rows parameters"]:
         instruction = table[index]
-        row = lax.switch(instruction[0], functions, registers, instruction[2], instruction[3], scalars[instruction[4]], scalars[instruction[5]])
+        s, t = scalars[instruction[4]], scalars[instruction[5]]
+        row = lax.switch(instruction[0], functions, registers, instruction[2], instruction[3], s, t)
         return lax.dynamic_update_index_in_dim(registers, row, instruction[1], 0)
 
     return lax.fori_loop(0, code.length, body, registers)
