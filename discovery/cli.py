@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -213,6 +214,8 @@ class Schedules:
 def main() -> None:
     """Runs one command; bad input ends with one line and exit code 2."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("stepsmith").setLevel(logging.INFO)
     try:
         sys.exit(_parse(sys.argv[1:])())
     except (ValueError, OSError) as error:

@@ -204,8 +204,7 @@ def _strategy(config: SearchConfig, initial: Program) -> Strategy:
 
 
 def _reference(name: str) -> reference.Reference:
-    task = tasks.get(name)
-    return reference.stored(task) or reference.measure(task)
+    return reference.stored_or_measured(tasks.get(name))
 
 
 def _cores() -> int:

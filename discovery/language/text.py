@@ -45,7 +45,7 @@ def parse(text: str, where: str | None = None) -> Program:
         return _parse(text)
     except ProgramError as error:
         raise ProgramError(error.reason, error.line, where) from None
-    except RecursionError:  # Python's own, met before MAX_DEPTH in a chain of signs or in the text of a message
+    except RecursionError:  # Python's own, met where the text of a message is made
         raise ProgramError(f"nested deeper than {MAX_DEPTH}; split the expression over several lines", where=where) from None
 
 
@@ -151,9 +151,9 @@ class _Reader:
 
 
 def _constant(node: ast.expr) -> float | None:
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        inner = _constant(node.operand)
-        return None if inner is None else -inner
+    sign = 1
+    while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        sign, node = -sign, node.operand
     if not isinstance(node, ast.Constant):
         return None
     if isinstance(node.value, bool) or not isinstance(node.value, int | float):
@@ -164,7 +164,7 @@ def _constant(node: ast.expr) -> float | None:
         value = math.inf
     if not math.isfinite(value):
         raise ProgramError("a constant must be finite", node.lineno)
-    return value
+    return sign * value
 
 
 def _operation(node: ast.expr) -> tuple[str, list[ast.expr]]:

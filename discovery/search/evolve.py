@@ -16,10 +16,15 @@ from .strategy import Candidate, Member, SearchState, Strategy, init, random_of
 
 @dataclass(frozen=True)
 class EvolutionConfig:
-    """Sizes of the evolution; the paper used 1,000 and 2 at 25,000 evaluations a search, a desk affords fewer."""
+    """Sizes of the evolution; the paper used 1,000 and 2 at 25,000 evaluations a search, a desk affords fewer.
+
+    A member lives for ``population_size`` births and has about ``tournament_size`` children if it is the best. With half of
+    all children failing and most others worse, a tournament of 4 loses its best programs to age faster than it finds them
+    again (seen on three tasks, EXPERIMENTS.md).
+    """
 
     population_size: int = 200
-    tournament_size: int = 4
+    tournament_size: int = 20
 
     def __post_init__(self) -> None:
         if not 1 <= self.tournament_size <= self.population_size:

@@ -39,11 +39,11 @@ def test_json_and_back():
     assert reference.Reference.from_json(json.loads(json.dumps(stored.to_json()))) == stored
 
 
-def test_the_scale_is_the_mean_rise_one_grid_step_away():
+def test_the_scale_is_the_geometric_mean_rise_one_grid_step_away():
     losses = [(math.exp(3.0),), (math.exp(1.0), math.exp(3.0)), (math.exp(1.0),), (math.exp(1.5),)]
     summary = reference.summarise("toy", "0", [1.0, 2.0, 3.0, 4.0], losses)
     assert summary.best_learning_rate == 3.0
-    np.testing.assert_allclose([summary.log_loss, summary.scale], [1.0, 0.75])
+    np.testing.assert_allclose([summary.log_loss, summary.scale], [1.0, math.sqrt(1.0 * 0.5)])
 
 
 @pytest.mark.parametrize(("losses", "scale"), [([(None,), (1.0,), (math.e,)], 1.0), ([(1.0,), (1.0,), (1.0,)], reference.SCALE_FLOOR)])
@@ -68,3 +68,12 @@ def test_the_rule_decays_linearly_to_zero():
         update, state = rule.update(jnp.array(1.0), state, params)
         updates.append(float(update))
     np.testing.assert_allclose(updates, [-0.1, -0.075, -0.05, -0.025], rtol=1e-4)
+
+
+def test_a_missing_reference_is_measured_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    task = DigitsMLP(steps=20)
+    first = reference.stored_or_measured(task)
+    monkeypatch.setattr(reference, "measure", lambda task: pytest.fail("measured twice"))
+    assert reference.stored_or_measured(task) == first
+    assert reference.stored(task) is None
