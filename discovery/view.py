@@ -8,12 +8,14 @@ from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from .coordinator import Snapshot
 
+PREPARING = "preparing: each worker compiles the tasks once"
 PLAIN_SECONDS = 10.0  # between two plain lines
 
 
@@ -27,9 +29,10 @@ class View(Protocol):
 def view(console: Console, budget: str) -> Iterator[View]:
     """The view that fits the console; used while a search runs."""
     if console.is_terminal:
-        with Live(console=console, refresh_per_second=2, transient=True) as live:
+        with Live(Text(PREPARING), console=console, refresh_per_second=2, transient=True) as live:
             yield lambda snapshot: live.update(render(snapshot, budget))
     else:
+        console.print(PREPARING)
         yield _Plain()
 
 
@@ -67,7 +70,7 @@ def render(snapshot: Snapshot, budget: str) -> Group:
         losses = [f"{entry.losses[task]:.4f}" for task in tasks]
         table.add_row(str(rank), f"{entry.fitness:+.4f}", *losses, str(len(entry.program.statements)), entry.hash[:8])
     title = {"searching": f"searching, budget {budget}", "finalists": "scoring the finalists on new seeds", "done": "done"}[snapshot.phase]
-    return Group(Text(title, style="bold"), ProgressBar(total=1.0, completed=snapshot.share, width=60), Text(summary(snapshot)), table)
+    return Group(Text(title, style="bold"), Padding(ProgressBar(total=1.0, completed=snapshot.share, width=60), (0, 0)), Text(summary(snapshot)), table)
 
 
 class _Plain:

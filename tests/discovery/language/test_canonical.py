@@ -103,7 +103,7 @@ def _mutated(name, seed, count):
     return program
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(names()), st.integers(0, 2**32), st.integers(1, 20))
 def test_pruning_preserves_outputs_and_hash(outputs_of, name, seed, count):
     program = _mutated(name, seed, count)

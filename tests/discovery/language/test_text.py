@@ -9,7 +9,7 @@ from stepsmith.discovery.language import Program, ProgramError, Statement, canon
 from stepsmith.discovery.search import MutationConfig, mutate
 
 SHIPPED = ["adagrad", "adamw", "adamw_corrected", "addsign", "lion", "lion_raw", "momentum", "powersign", "rmsprop", "sgd"]
-RELAXED = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+RELAXED = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def _program(name, seed, count):

@@ -1,0 +1,170 @@
+"""Strategies: ageing, tournaments, resuming, and a golden trajectory."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from stepsmith.discovery.language import canonical_hash, load
+from stepsmith.discovery.search import EvolutionConfig, MutationConfig, SearchState, random_search, regularized_evolution
+from stepsmith.discovery.search.hall_of_fame import Entry, HallOfFame
+
+GOLDEN = Path(__file__).parent / "golden.json"
+ADAMW = load("adamw")
+
+
+def _evolution(population=8, tournament=3):
+    return regularized_evolution(ADAMW, EvolutionConfig(population, tournament), MutationConfig())
+
+
+def _fitness(candidate):
+    return float(int(candidate.hash, 16) % 1000)
+
+
+def _advance(strategy, state, count, fitness=_fitness):
+    candidates = []
+    for _ in range(count):
+        candidate, state = strategy.ask(state)
+        state = strategy.tell(state, candidate, fitness(candidate))
+        candidates.append(candidate)
+    return candidates, state
+
+
+def _trajectory():
+    return [[c.hash, c.parent] for c in _advance(_evolution(), _evolution().init(17), 31)[0]]
+
+
+def test_golden_trajectory():
+    """After an intended change: `python -c "import runpy; runpy.run_path('tests/discovery/search/test_evolve.py', run_name='regenerate')"`."""
+    assert _trajectory() == json.loads(GOLDEN.read_text())
+
+
+def test_first_candidate_is_the_initial_program():
+    candidate, state = _evolution().ask(_evolution().init(0))
+    assert (candidate.birth, candidate.program, candidate.hash, candidate.parent) == (0, ADAMW, canonical_hash(ADAMW), None)
+    assert state.births == 1
+
+
+def test_seeds_differ():
+    one, two = (_advance(_evolution(), _evolution().init(seed), 10)[0] for seed in (0, 1))
+    assert [c.hash for c in one[1:]] != [c.hash for c in two[1:]]
+
+
+def test_oldest_is_dropped_even_if_best():
+    strategy = _evolution(5)
+    state = strategy.init(0)
+    for birth in range(20):
+        candidate, state = strategy.ask(state)
+        assert candidate.birth == birth
+        state = strategy.tell(state, candidate, float(birth))  # the oldest is always the best
+        assert [member.birth for member in state.population] == list(range(max(0, birth - 4), birth + 1))
+        assert [member.fitness for member in state.population] == [float(member.birth) for member in state.population]
+
+
+def test_tournament_picks_the_best_drawn():
+    """Of tournaments of 3 among 4 the worst is the parent only if drawn each time, 1 in 64; the second best of all is not the usual one."""
+    strategy = _evolution(4, 3)
+    _, state = _advance(strategy, strategy.init(0), 4, lambda c: float(c.birth))
+    parents = [strategy.ask(state._replace(births=births))[0].parent for births in range(4, 404)]
+    counts = [parents.count(birth) for birth in range(4)]
+    # Expected of 400: 37/64, 19/64, 7/64, 1/64.
+    assert counts[0] > counts[1] > counts[2] > counts[3]
+    assert 190 < counts[0] < 272 and counts[3] < 20
+
+
+def test_a_tournament_of_the_whole_population_size_one():
+    strategy = _evolution(1, 1)
+    candidates, _ = _advance(strategy, strategy.init(0), 6)
+    assert [c.parent for c in candidates] == [None, 0, 1, 2, 3, 4]
+
+
+def test_failure_never_wins_over_a_number():
+    strategy = _evolution(4, 4)
+    _, state = _advance(strategy, strategy.init(0), 4, lambda c: math.inf if c.birth != 2 else 1e30)
+    parents = [strategy.ask(state._replace(births=births))[0].parent for births in range(4, 204)]
+    # The number wins whenever it is drawn: 1 - (3/4)^4 = 0.68.
+    assert 110 < parents.count(2) < 165
+    _, failed = _advance(strategy, strategy.init(0), 4, lambda c: math.inf)
+    assert strategy.ask(failed)[0].parent in range(4)
+
+
+def test_failures_age_out():
+    strategy = _evolution(3, 2)
+    _, state = _advance(strategy, strategy.init(0), 3, lambda c: math.inf)
+    assert all(math.isinf(member.fitness) for member in state.population)
+    _, state = _advance(strategy, state, 3)
+    assert all(math.isfinite(member.fitness) for member in state.population)
+
+
+@pytest.mark.parametrize("make", [_evolution, lambda: random_search(ADAMW, MutationConfig())])
+def test_many_asked_before_one_is_told(make):
+    strategy = make()
+    state, asked = strategy.init(3), []
+    for _ in range(6):
+        candidate, state = strategy.ask(state)
+        asked.append(candidate)
+    assert [c.birth for c in asked] == [0, 1, 2, 3, 4, 5]
+    assert len({c.hash for c in asked}) >= 5
+    assert {c.parent for c in asked[1:]} == {0}
+    for candidate in asked:
+        state = strategy.tell(state, candidate, 1.0)
+    assert strategy.ask(state)[0].birth == 6
+
+
+def test_ask_is_pure():
+    strategy = _evolution()
+    _, state = _advance(strategy, strategy.init(0), 12)
+    assert strategy.ask(state) == strategy.ask(state)
+
+
+def test_resumes_identically_from_json():
+    strategy = _evolution()
+    fitness = lambda c: math.inf if c.birth % 5 == 4 else _fitness(c)  # noqa: E731
+    before, state = _advance(strategy, strategy.init(9), 20, fitness)
+    programs = {c.birth: c.program for c in before}
+    restored = SearchState.from_json(json.loads(json.dumps(state.to_json(), allow_nan=False)), programs.__getitem__)
+    assert restored == state
+    assert any(math.isinf(member.fitness) for member in restored.population)
+    assert _advance(strategy, restored, 20, fitness) == _advance(strategy, state, 20, fitness)
+
+
+def test_random_search_ignores_results():
+    strategy = random_search(ADAMW, MutationConfig())
+    low, _ = _advance(strategy, strategy.init(0), 15, lambda c: 0.0)
+    high, state = _advance(strategy, strategy.init(0), 15, lambda c: float(c.birth))
+    assert low == high
+    assert state.population == ()
+    assert {c.parent for c in low} == {None, 0}
+    assert len({c.hash for c in low}) >= 14
+    other, _ = _advance(strategy, strategy.init(1), 15)
+    assert [c.hash for c in other[1:]] != [c.hash for c in low[1:]]
+
+
+def test_random_search_walk_lengths():
+    """Geometric with mean 8: of 150 walks the mean is within 4 standard errors."""
+    strategy = random_search(ADAMW, MutationConfig())
+    lengths = [int(c.mutation.split()[0]) for c in _advance(strategy, strategy.init(2), 151)[0][1:]]
+    assert min(lengths) >= 1
+    assert abs(sum(lengths) / 150 - 8) < 4 * 7.5 / math.sqrt(150)
+
+
+@pytest.mark.parametrize(("population", "tournament"), [(4, 5), (4, 0), (0, 1)])
+def test_bad_config(population, tournament):
+    with pytest.raises(ValueError, match="tournament_size must be 1 to population_size"):
+        EvolutionConfig(population, tournament)
+
+
+def test_hall_of_fame():
+    entries = [Entry(h, ADAMW, fitness, {"a": 1.0}) for h, fitness in [("c", 2.0), ("a", 1.0), ("b", 1.0), ("d", 0.5), ("e", 3.0)]]
+    halls = HallOfFame(3), HallOfFame(3)
+    for entry in entries:
+        halls[0].add(entry)
+    for entry in reversed(entries):
+        halls[1].add(entry)
+    assert [e.hash for e in halls[0].entries] == [e.hash for e in halls[1].entries] == ["d", "a", "b"]
+    assert halls[0].admits(0.9) and halls[0].admits(1.0) and not halls[0].admits(1.1)
+    assert HallOfFame(3, entries[:2]).admits(100.0)
+
+
+if __name__ == "regenerate":
+    GOLDEN.write_text(json.dumps(_trajectory(), indent=0) + "\n")
