@@ -70,7 +70,8 @@ def render(snapshot: Snapshot, budget: str) -> Group:
         losses = [f"{entry.losses[task]:.4f}" for task in tasks]
         table.add_row(str(rank), f"{entry.fitness:+.4f}", *losses, str(len(entry.program.statements)), entry.hash[:8])
     title = {"searching": f"searching, budget {budget}", "finalists": "scoring the finalists on new seeds", "done": "done"}[snapshot.phase]
-    return Group(Text(title, style="bold"), Padding(ProgressBar(total=1.0, completed=snapshot.share, width=60), (0, 0)), Text(summary(snapshot)), table)
+    bar = Padding(ProgressBar(total=1.0, completed=snapshot.share, width=60), (0, 0))
+    return Group(Text(title, style="bold"), bar, Text(summary(snapshot)), table)
 
 
 class _Plain:

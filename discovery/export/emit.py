@@ -159,7 +159,7 @@ def emit(program: Program, outputs: tuple[str, ...]) -> Body:
         body.append("progress = state.count / total_steps")
     if "lr" in reads:
         body.append("lr = learning_rate(state.count) if callable(learning_rate) else learning_rate")
-    mixed = bool(scalars) or any(name in reads for name in ("step", "progress"))
+    mixed = bool(scalars) or any(name in reads for name in ("step", "progress", "lr"))
     body += _stages(emitter, program, outputs, mixed)
     helpers = [_DOT] if any("_dot(" in line.code or "_clip_factor(" in line.code for line in scalars) else []
     helpers += [_CLIP] if any("_clip_factor(" in line.code for line in scalars) else []
@@ -226,6 +226,7 @@ def _leaf_function(emitter: _Emitter, program: Program, lines: list[_Line], resu
     body += [f"    return {', '.join(result + cast for result in results)}{',' if len(results) == 1 else ''}", ""]
     trees = ", ".join(_tree_name(read, program) for read in reads)
     body.append(f"results = jax.tree.map({name}, {trees})")
-    structures = f"jax.tree.structure(updates), jax.tree.structure((0,) * {len(results)})"
-    body.append(f"{', '.join(results)}{',' if len(results) == 1 else ''} = jax.tree.transpose({structures}, results)")
+    # Not jax.tree.transpose, which refuses trees without leaves, as an all-False mask leaves behind.
+    unpacked = f"(jax.tree.map(lambda _, values, i=i: values[i], updates, results) for i in range({len(results)}))"
+    body.append(f"{', '.join(results)}{',' if len(results) == 1 else ''} = {unpacked}")
     return body

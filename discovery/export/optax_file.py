@@ -1,12 +1,17 @@
 """A program as one readable Python file with an optax transformation; the file imports jax and optax only."""
 
 import keyword
+import re
 from dataclasses import dataclass
 
-from ..language.program import Program, ProgramError
+from ..language.program import Program, ProgramError, Statement
 from ..language.text import to_text
 from .emit import Body, emit
 from .separate import Separated, separate, unique_names
+
+# What the file's own code is made of, at the top level and inside its functions.
+_GLOBALS = frozenset(["jax", "jnp", "optax", "NamedTuple", "_dot", "_clip_factor", "callable", "int", "sum", "range", "zip", "ValueError"])
+_LOCALS = frozenset(["state", "params", "updates", "results", "leaf", "learning_rate", "total_steps", "count", "init_fn", "update_fn"])
 
 
 @dataclass(frozen=True)
@@ -24,15 +29,34 @@ def to_optax(program: Program, name: str = "discovered", provenance: Provenance 
     ``learning_rate`` and ``weight_decay``, and ``scale_by_NAME`` is the direction alone. Elsewhere the rule keeps its form.
 
     Raises:
-        ProgramError: the name is no Python identifier.
+        ProgramError: the name is no Python identifier, or one that the file needs itself.
     """
-    if not name.isidentifier() or keyword.iskeyword(name):
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _GLOBALS:
         raise ProgramError(f"{name!r} is no name for a Python function")
-    parts = separate(program)
-    body = emit(*unique_names(parts.direction if parts else program))
+    renamed = _without_clashes(program, name)
+    parts = separate(renamed)
+    body = emit(*unique_names(parts.direction if parts else renamed))
     sections = [_docstring(program, name, parts, body, provenance or Provenance()), _imports(), *body.helpers, _state(name, body)]
     sections += [_scale_by(name, parts, body), _alias(name, parts, body)]
     return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
+
+
+def _without_clashes(program: Program, name: str) -> Program:
+    """The program with other names for the variables that the file's own code would meet."""
+    targets = dict.fromkeys([*program.states, *(statement.target for statement in program.statements)])
+    used = {*program.inputs, *targets}
+    renames: dict[str, str] = {}
+    for target in targets:
+        own = target in _GLOBALS | _LOCALS | {name, f"scale_by_{name}", _class_name(name)} or keyword.iskeyword(target)
+        if own or re.match(r"_|wide_|stage_|.*_factor$", target):
+            stem = re.sub(r"^_+|_factor$", "", target)
+            renames[target] = next(new for i in range(1, 1000) if (new := f"x{i}_{stem}") not in used)
+            used.add(renames[target])
+    statements = tuple(
+        Statement(renames.get(t, t), op, tuple(renames.get(a, a) if isinstance(a, str) else a for a in args))
+        for t, op, args in program.statements
+    )
+    return Program(statements, tuple(renames.get(state, state) for state in program.states), program.extra)
 
 
 def _class_name(name: str) -> str:
@@ -41,8 +65,8 @@ def _class_name(name: str) -> str:
 
 def _docstring(program: Program, name: str, parts: Separated | None, body: Body, provenance: Provenance) -> str:
     needed = "total_steps, " if body.uses_progress else ""
-    first = f'"""{name}: an update rule written by stepsmith {provenance.version}'.rstrip() + "."
-    lines = [first, "", *(f"- {note}" for note in provenance.notes), *([""] if provenance.notes else [])]
+    first = f"{name}: an update rule written by stepsmith {_printable(provenance.version)}".rstrip() + "."
+    lines = [first, "", *(f"- {_printable(note)}" for note in provenance.notes), *([""] if provenance.notes else [])]
     lines += ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
     lines += [f"    {line}" for line in to_text(program).splitlines()] + [""]
     if parts:
@@ -55,7 +79,12 @@ def _docstring(program: Program, name: str, parts: Separated | None, body: Body,
             "The learning rate or the weight decay cannot be separated from the rest of this rule, so it keeps its form:",
             "`learning_rate` is relative to the rate that the program holds (1: as found), and there is no `weight_decay` to set.",
         ]
-    return "\n".join([*lines, '"""']).replace("\\", "\\\\")
+    text = "\n".join(lines).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')  # nothing in it may end the docstring
+    return f'"""{text}\n"""'
+
+
+def _printable(note: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in note)
 
 
 def _imports() -> str:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from stepsmith.discovery.language import as_transformation
 
 STEPS = 3

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from stepsmith.discovery.language import ProgramError, canonical_hash, depends_on_gradient, infer, load, names, parse, prune, to_text
 from stepsmith.discovery.search import MutationConfig, mutant, mutate
 

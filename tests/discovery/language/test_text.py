@@ -5,6 +5,7 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+
 from stepsmith.discovery.language import Program, ProgramError, Statement, canonical_hash, infer, load, names, parse, to_text
 from stepsmith.discovery.search import MutationConfig, mutate
 

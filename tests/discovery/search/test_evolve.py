@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from stepsmith.discovery.language import canonical_hash, load
 from stepsmith.discovery.search import EvolutionConfig, MutationConfig, SearchState, random_search, regularized_evolution
 from stepsmith.discovery.search.hall_of_fame import Entry, HallOfFame

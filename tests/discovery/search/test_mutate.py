@@ -3,6 +3,7 @@
 from random import Random
 
 import pytest
+
 from stepsmith.discovery.language import OPS, Statement, canonical_hash, depends_on_gradient, infer, load, names, parse, prune
 from stepsmith.discovery.search import MutationConfig, mutant, mutate
 
@@ -11,7 +12,7 @@ X, Y, UPDATE = TINY.statements
 
 
 def _outcomes(draws=3000, parent=TINY, **settings):
-    random, config = Random(0), MutationConfig(**settings)
+    random, config = Random(0), MutationConfig(**{k: v if k == "max_statements" else float(v) for k, v in settings.items()})
     return [mutant(parent, random, config)[0].statements for _ in range(draws)]
 
 
@@ -42,7 +43,9 @@ def test_alter_to_constants_only():
 
 
 def test_rescale_keeps_the_sign_of_a_constant():
-    constants = [y.args[2] for _, y, _ in _outcomes(600, insert=0, delete=0, constant=0, rescale=1) if isinstance(y.args[2], float) and y != Y]
+    constants = [
+        y.args[2] for _, y, _ in _outcomes(600, insert=0, delete=0, constant=0, rescale=1) if isinstance(y.args[2], float) and y != Y
+    ]
     assert len(constants) > 50
     assert min(constants) > 0 and min(constants) < 0.9 < max(constants)
 
@@ -70,7 +73,9 @@ def test_insert_exact_targets_and_places():
 @pytest.mark.parametrize(("fresh", "expected"), [(1.0, {"x1"}), (0.0, {"w", "g", "lr", "x", "y", "update"})])
 def test_fresh_target(fresh, expected):
     known = set(TINY.statements)
-    assert {s.target for statements in _outcomes(500, delete=0, alter=0, fresh_target=fresh) for s in statements if s not in known} == expected
+    assert {
+        s.target for statements in _outcomes(500, delete=0, alter=0, fresh_target=fresh) for s in statements if s not in known
+    } == expected
 
 
 def test_fresh_target_avoids_taken_names():
@@ -81,7 +86,15 @@ def test_fresh_target_avoids_taken_names():
 
 @pytest.mark.parametrize(
     ("weights", "sizes"),
-    [((1, 0, 0), {4}), ((0, 1, 0), {2}), ((0, 0, 1), {3}), ((1, 1, 0), {2, 4}), ((1, 0, 1), {3, 4}), ((0, 1, 1), {2, 3}), ((1, 1, 1), {2, 3, 4})],
+    [
+        ((1, 0, 0), {4}),
+        ((0, 1, 0), {2}),
+        ((0, 0, 1), {3}),
+        ((1, 1, 0), {2, 4}),
+        ((1, 0, 1), {3, 4}),
+        ((0, 1, 1), {2, 3}),
+        ((1, 1, 1), {2, 3, 4}),
+    ],
 )
 def test_weights(weights, sizes):
     insert, delete, alter = weights
@@ -105,22 +118,25 @@ def test_empty_program_can_only_grow():
 @pytest.mark.parametrize("name", names())
 def test_children_are_valid_and_new(name):
     parent, random = load(name), Random(5)
+    key, program, program_hash = canonical_hash(parent), parent, canonical_hash(parent)
     same = 0
     for _ in range(60):
-        parent_hash = canonical_hash(parent)
-        child = mutate(parent, parent_hash, random, MutationConfig())
-        assert len(infer(child.program)) == len(child.program.statements) <= 32
-        assert depends_on_gradient(prune(child.program))
-        assert child.hash == canonical_hash(child.program)
-        assert child.rejected >= 0 and child.mutation
-        same += child.hash == parent_hash
-        parent = child.program
-    assert same <= 2  # only after many neutral mutations in a row
+        child = mutate(parent, key, random, MutationConfig())
+        same += child.hash == key
+        # And far from the parent, where a program may be so dead that neutral mutations exhaust their limit.
+        far = mutate(program, program_hash, random, MutationConfig())
+        for each in (child, far):
+            assert len(infer(each.program)) == len(each.program.statements) <= 32
+            assert depends_on_gradient(prune(each.program))
+            assert each.hash == canonical_hash(each.program)
+            assert each.rejected >= 0 and each.mutation
+        program, program_hash = far.program, far.hash
+    assert same <= 6  # only after 16 neutral mutations in a row, which the smallest programs see now and then
 
 
 def test_rejects_what_ignores_the_gradient():
     parent = parse("def train(w, g, lr):\n    x = w * lr\n    update = x * g\n    return update")
-    config = MutationConfig(insert=0, delete=0, constant=0, rescale=0)
+    config = MutationConfig(insert=0.0, delete=0.0, constant=0.0, rescale=0.0)
     children = {mutate(parent, canonical_hash(parent), Random(seed), config).program.statements[1].args for seed in range(300)}
     # `g` replaced by another variable would lose it, unless x has it.
     assert ("x", "w") not in children and ("g", "g") in children and ("x", "lr") not in children

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from stepsmith.discovery.language import as_transformation
 from stepsmith.discovery.vm import Clock, assemble, register_machine
 

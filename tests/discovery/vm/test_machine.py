@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from stepsmith.discovery.language import ProgramError, canonical_hash, load, names, parse
 from stepsmith.discovery.search import MutationConfig, mutate
 from stepsmith.discovery.vm import Clock, assemble, register_machine
@@ -113,14 +114,14 @@ def test_random_mutants(machine, interpret):
     They amplify the last bits, in which the two sides may differ, so nothing can be asked of them.
     """
     failed, ill_conditioned = [], 0
-    for program in _random_programs(175, 10):
+    for program in _random_programs(160, 8):
         expected = interpret(program)
         if not _close(machine(program), expected):
             if all(_close(interpret(program, nudge), expected) for nudge in (1e-6, -1e-6, 3e-6)):
                 failed.append(program)
             ill_conditioned += 1
     assert not failed
-    assert ill_conditioned <= 15  # so at least 160 agree
+    assert ill_conditioned <= 10  # so at least 150 agree
 
 
 def _opcode_programs():

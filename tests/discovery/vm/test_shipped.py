@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 from stepsmith.discovery.export import separate, to_optax
 from stepsmith.discovery.language import load, names
 from stepsmith.discovery.vm import Clock, assemble, register_machine
@@ -76,7 +77,7 @@ def _schedule(peak):
 class Row(NamedTuple):
     """A counterpart: an optax transformation, or a transcription."""
 
-    optax: Callable[[], optax.GradientTransformation] | None = None
+    counterpart: Callable[[], optax.GradientTransformation] | None = None
     numpy: Callable | None = None
     smooth: bool = True  # closed loop is not chaotic
     rtol: float = 1e-5  # against optax
@@ -90,7 +91,9 @@ TABLE = {
     "rmsprop": Row(lambda: optax.rmsprop(_schedule(0.001), decay=0.9, eps=1e-8, eps_in_sqrt=False)),
     "adamw": Row(numpy=_adamw),  # without bias correction
     # optax computes 1 - 0.999 ** t in float32, which loses up to 3e-5 of it, 1.5e-5 of its root: hence its looser figure.
-    "adamw_corrected": Row(lambda: optax.adamw(_schedule(0.001), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01), _adamw_corrected, rtol=4e-5),
+    "adamw_corrected": Row(
+        lambda: optax.adamw(_schedule(0.001), b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01), _adamw_corrected, rtol=4e-5
+    ),
     "lion": Row(lambda: optax.lion(_schedule(0.0003), b1=0.9, b2=0.99, weight_decay=0.1), smooth=False),
     "lion_raw": Row(numpy=_lion_raw, smooth=False),
     "addsign": Row(numpy=_addsign, smooth=False),
@@ -100,7 +103,7 @@ TABLE = {
 
 def test_table_is_complete():
     assert sorted(TABLE) == names()
-    assert all(row.optax or row.numpy for row in TABLE.values())
+    assert all(row.counterpart or row.numpy for row in TABLE.values())
 
 
 def _run(transformation, gradient_fn):
@@ -131,11 +134,16 @@ def _run_numpy(rule, gradient_fn):
         w = w - update
         updates.append(-update)
         params.append(w)
-    return tuple({name: x.reshape(STEPS, *SHAPES[name]) for name, x in zip(SHAPES, np.split(np.asarray(rows), splits, axis=1), strict=True)} for rows in (updates, params))
+    return tuple(
+        {name: x.reshape(STEPS, *SHAPES[name]) for name, x in zip(SHAPES, np.split(np.asarray(rows), splits, axis=1), strict=True)}
+        for rows in (updates, params)
+    )
 
 
 def _recorded(params, t):
-    return {name: x[t] for name, x in GRADIENTS.items()} if isinstance(t, int) else {name: jnp.asarray(x)[t] for name, x in GRADIENTS.items()}
+    return (
+        {name: x[t] for name, x in GRADIENTS.items()} if isinstance(t, int) else {name: jnp.asarray(x)[t] for name, x in GRADIENTS.items()}
+    )
 
 
 def _quadratic(params, t):
@@ -168,8 +176,8 @@ def test_open_loop(name, form, load_module):
     row, ours = TABLE[name], _run(_ours(form, name, load_module), _recorded)
     if row.numpy:
         _assert_close(ours, _run_numpy(row.numpy, _recorded), 1e-5)
-    if row.optax:
-        _assert_close(ours, _run(row.optax(), _recorded), row.rtol)
+    if row.counterpart:
+        _assert_close(ours, _run(row.counterpart(), _recorded), row.rtol)
 
 
 @pytest.mark.parametrize("form", ["machine", "exported"])
@@ -179,7 +187,7 @@ def test_closed_loop(name, form, load_module):
     # The parameters only: near a minimum an update is a difference of nearly equal numbers.
     if row.numpy:
         _assert_close([ours], [_run_numpy(row.numpy, _quadratic)[1]], 1e-5)
-    if row.optax:
-        _assert_close([ours], [_run(row.optax(), _quadratic)[1]], row.rtol)
+    if row.counterpart:
+        _assert_close([ours], [_run(row.counterpart(), _quadratic)[1]], row.rtol)
     moved = max(np.abs(ours[leaf][-1] - START[leaf]).max() for leaf in SHAPES)
     assert moved > 0.01
