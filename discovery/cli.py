@@ -1,11 +1,14 @@
 """The `stepsmith` command: one frozen dataclass a subcommand, its fields are the options, its docstring the help."""
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -30,6 +33,7 @@ from .run import BEST, LEDGER, Finalist, Run, resume, runs, search
 from .view import seconds_text, view
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
+PIPE_WIDTH = 10_000  # a file or a pipe has no edge: names are not cut off
 _out = Console(highlight=False, soft_wrap=True)
 
 
@@ -248,7 +252,25 @@ def _parse(arguments: list[str]) -> Any:
         | Annotated[Schedules, tyro.conf.subcommand("schedules")]
     )
     description = "Discovers update rules for neural networks. `stepsmith search` alone gives a result on real digits in two minutes."
-    return tyro.cli(commands, args=arguments, prog="stepsmith", description=description)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(commands, args=arguments, prog="stepsmith", description=description)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    except SystemExit as ended:
+        if (refusal := _refusal(ended)) is not None:
+            raise refusal from None
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+def _refusal(ended: SystemExit) -> ValueError | None:
+    """The error of a config's own check, for which tyro shows a box that names its internals; None for other endings."""
+    error = ended.__context__
+    while error is not None:
+        if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in traceback.extract_tb(error.__traceback__)):
+            return error
+        error = error.__context__
+    return None
 
 
 def _fail(message: str, code: int) -> None:
@@ -310,5 +332,7 @@ def _print_table(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothin
         table.add_column(column, justify="right" if isinstance(value, int | float) else "left", no_wrap=column != "what")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
+    if not _out.is_terminal:
+        _out.width = PIPE_WIDTH
     _out.print(table)
     return 0

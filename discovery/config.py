@@ -1,6 +1,7 @@
 """What a search is told: one frozen dataclass, read from TOML and the command line."""
 
 import dataclasses
+import math
 import re
 import tomllib
 import typing
@@ -87,6 +88,12 @@ class SearchConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, most in (("seed", 2**31 - 1), ("memory_limit_mb", 2**40)):  # beyond them 64-bit integers overflow
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most}, got {getattr(self, name)}")
+        for name, value in dataclasses.asdict(self.mutation).items():
+            if not math.isfinite(value):
+                raise ConfigError(f"mutation.{name} must be finite, got {value}")
         if self.seeds_per_task > 400 or self.finalist_seeds > 400:
             raise ConfigError("seeds_per_task and finalist_seeds are at most 400")
 
@@ -146,7 +153,10 @@ def _checked(key: str, hint: Any, value: Any) -> Any:
             raise ConfigError(f"{key} must be a list of strings, got {value!r}")
         return tuple(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{key} must be a number below 1e308, got one of {value.bit_length()} bits") from None
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(f"{key} must be of type {hint.__name__}, got {value!r}")
     return value

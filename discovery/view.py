@@ -39,7 +39,7 @@ def view(console: Console, budget: str) -> Iterator[View]:
 def seconds_text(seconds: float) -> str:
     """A duration for people.
 
-    >>> seconds_text(75)
+    >>> seconds_text(75.0)
     '1m15s'
     """
     if seconds < 60:

@@ -36,7 +36,8 @@ def _trajectory():
 
 
 def test_golden_trajectory():
-    """After an intended change: `python -c "import runpy; runpy.run_path('tests/discovery/search/test_evolve.py', run_name='regenerate')"`."""
+    """After an intended change, regenerate it with
+    `python -c "import runpy; runpy.run_path('tests/discovery/search/test_evolve.py', run_name='regenerate')"`."""
     assert _trajectory() == json.loads(GOLDEN.read_text())
 
 

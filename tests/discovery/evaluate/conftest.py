@@ -1,0 +1,54 @@
+"""Tasks that misbehave, in a module of their own that workers import too."""
+
+import sys
+
+import pytest
+
+TRAPS = '''
+import dataclasses, os, signal, time
+import jax, jax.numpy as jnp
+from stepsmith.tasks import DigitsMLP
+
+
+def _spring(norm):
+    if norm > 1e6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if norm > 1e3:
+        time.sleep(3600)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trap(DigitsMLP):
+    """Kills its process where parameters are huge, hangs where they are large."""
+
+    name: str = "trap"
+    loss_threshold: float = float("inf")
+
+    def loss(self, params, state, batch, key):
+        norm = jnp.sqrt(sum(jnp.sum(jnp.square(p)) for p in jax.tree.leaves(params)))
+        jax.debug.callback(_spring, jax.lax.stop_gradient(norm))
+        return super().loss(params, state, batch, key)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hog(DigitsMLP):
+    """Needs 400 MB."""
+
+    name: str = "hog"
+    steps: int = 1
+
+    def loss(self, params, state, batch, key):
+        loss, state = super().loss(params, state, batch, key)
+        block = jax.lax.optimization_barrier(jnp.full(100_000_000, jax.random.uniform(key)))
+        return loss + 0.0 * jnp.max(block), state
+'''
+
+
+@pytest.fixture(scope="session")
+def traps(tmp_path_factory):
+    """The name of a module with the tasks Trap and Hog."""
+    folder = tmp_path_factory.mktemp("traps")
+    (folder / "stepsmith_test_traps.py").write_text(TRAPS)
+    sys.path.insert(0, str(folder))
+    yield "stepsmith_test_traps"
+    sys.path.remove(str(folder))

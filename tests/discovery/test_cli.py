@@ -1,0 +1,208 @@
+"""The command: bad input ends with one line and exit code 2, tables come as JSON too."""
+
+import json
+import shutil
+import sys
+from importlib import metadata
+
+import optax
+import pytest
+
+from stepsmith.discovery import Run
+from stepsmith.discovery.cli import main
+from stepsmith.discovery.language import load, names, parse
+from stepsmith.optimizers import registry as optimizers
+from stepsmith.schedules import registry as schedules
+from stepsmith.tasks import registry as tasks
+
+
+@pytest.fixture
+def stepsmith(monkeypatch, capsys):
+    """Runs the command in this process; returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["stepsmith", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return caught.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path, finished_run, monkeypatch):
+    """The current folder, with things to stumble over."""
+    shutil.copytree(finished_run.folder, tmp_path / "done")
+    shutil.copytree(finished_run.folder, tmp_path / "corrupt")
+    ledger = tmp_path / "corrupt" / "ledger.sqlite"
+    ledger.write_bytes(ledger.read_bytes()[:-5000])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "bad.txt").write_text("def train(w, g, lr):\n    update = __import__('os')\n    return update\n")
+    (tmp_path / "blind.txt").write_text("def train(w, g, lr):\n    update = w * lr\n    return update\n")
+    (tmp_path / "bad.json").write_text("[1, 2")
+    (tmp_path / "typo.toml").write_text("buget = '5s'\n")
+    (tmp_path / "nested.toml").write_text("[evolution]\ntournament_size = 0\n")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+BAD = {
+    "unknown task": ("search --tasks digit_mlp", ["unknown task 'digit_mlp'", "digits_mlp"]),
+    "task that cannot be imported": ("search --tasks nowhere:Task", ["nowhere:Task"]),
+    "task twice": ("search --tasks digits_mlp digits_mlp", ["tasks", "different"]),
+    "unknown schedule": ("search --schedule bogus", ["bogus", "linear"]),
+    "unknown initial program": ("search --initial bogus", ["bogus", "lion"]),
+    "malformed initial program": ("search --initial bad.txt", ["bad.txt"]),
+    "malformed JSON program": ("search --initial bad.json", ["JSON"]),
+    "initial program without gradient": ("search --initial blind.txt", ["blind.txt", "gradient"]),
+    "wrong TOML key": ("search --config typo.toml", ["typo.toml", "'buget'", "budget"]),
+    "wrong TOML value": ("search --config nested.toml", ["nested.toml", "tournament_size"]),
+    "not a text file": ("search --config binary.toml", ["binary.toml", "cannot be read"]),
+    "missing config file": ("search --config no.toml", ["no.toml", "cannot be read"]),
+    "config is a folder": ("search --config empty", ["empty", "cannot be read"]),
+    "bad budget": ("search --budget 5d", ["5d", "45s, 10m or 2h"]),
+    "negative seed": ("search --seed -1", ["seed", "at least 0"]),
+    "weight that is no number": ("search --insert nan", ["mutation.insert", "finite"]),
+    "negative workers": ("search --workers -1", ["workers", "-1"]),
+    "tournament too large": ("search --population-size 3", ["tournament_size", "3"]),
+    "run folder that exists": ("search --run done", ["done", "exists already"]),
+    "run below a file": ("search --run file/run", ["file/run"]),
+    "negative workers to resume": ("resume done --workers -1", ["workers", "-1"]),
+    "resume nothing": ("resume nothing", ["nothing", "no ledger"]),
+    "resume without ledger": ("resume empty", ["empty", "no ledger"]),
+    "resume corrupt": ("resume corrupt", ["corrupt/ledger.sqlite"]),
+    "status of nothing": ("status nothing", ["nothing", "no ledger"]),
+    "status without ledger": ("status empty", ["empty", "no ledger"]),
+    "status of corrupt": ("status corrupt", ["corrupt/ledger.sqlite"]),
+    "verify nothing": ("verify nothing", ["nothing", "no ledger"]),
+    "verify corrupt": ("verify corrupt", ["corrupt/ledger.sqlite"]),
+    "runs with a corrupt one": ("runs --folder .", ["corrupt/ledger.sqlite"]),
+    "export nothing": ("export nothing", ["nothing", "lion"]),
+    "export without ledger": ("export empty", ["empty", "no ledger"]),
+    "export corrupt": ("export corrupt", ["corrupt/ledger.sqlite"]),
+    "export malformed": ("export bad.txt", ["bad.txt"]),
+    "rank 0": ("export done --rank 0", ["rank 0", "3 program"]),
+    "rank out of range": ("export done --rank 99", ["rank 99", "3 program"]),
+    "rank out of range as text": ("export done --rank 99 --as text", ["rank 99", "3 program"]),
+    "name that is no identifier": ("export lion --name 2fast", ["2fast"]),
+    "name that is a keyword": ("export done --name lambda", ["lambda"]),
+    "output to nowhere": ("export lion -o nowhere/lion.py", ["nowhere/lion.py"]),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_input_is_one_line(stepsmith, folder, arguments, words):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, out, err = stepsmith(*arguments.split())
+    assert code == 2
+    assert err.startswith("stepsmith: ") and err.count("\n") == 1 and err.endswith("\n")
+    for word in words:
+        assert word in err
+    # Nothing that was there is lost or touched, and no half-made run is left.
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.name.endswith(("-wal", "-shm"))}
+    assert after == before
+    assert not (folder / "runs").exists()
+
+
+USAGE = {
+    "unknown command": ("serch", "serch"),
+    "unknown option": ("search --taks digits_mlp", "--taks"),
+    "unknown mode": ("search --mode fast", "fast"),
+    "unknown strategy": ("search --strategy luck", "luck"),
+    "seed that is no number": ("search --seed x", "x"),
+    "config without a file": ("search --config", "--config"),
+    "unknown export format": ("export lion --as yaml", "yaml"),
+    "rank that is no number": ("export lion --rank first", "first"),
+    "resume without a run": ("resume", "run (required)"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "word"), USAGE.values(), ids=USAGE.keys())
+def test_wrong_usage_says_what_is_wrong(stepsmith, tmp_path, monkeypatch, arguments, word):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = stepsmith(*arguments.split())
+    assert code == 2
+    assert word in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "column", "expected"),
+    [
+        ("tasks", "task", tasks.names),
+        ("schedules", "schedule", schedules.names),
+        ("optimizers", "optimizer", lambda: [*optimizers.names(), *names()]),
+    ],
+)
+def test_tables(stepsmith, command, column, expected):
+    code, out, _ = stepsmith(command, "--json")
+    assert code == 0 and [row[column] for row in json.loads(out)] == list(expected())
+    code, out, _ = stepsmith(command)
+    assert code == 0 and all(name in out for name in expected())
+
+
+def test_version(stepsmith):
+    assert stepsmith("--version") == (0, f"stepsmith {metadata.version('stepsmith')}\n", "")
+
+
+@pytest.mark.parametrize("command", ["", "search", "resume", "status", "runs", "verify", "export", "tasks", "optimizers", "schedules"])
+def test_help(stepsmith, command):
+    code, out, err = stepsmith(*command.split(), "--help")
+    assert code == 0 and "usage: stepsmith" in out and err == ""
+
+
+def test_options_beside_a_config_file_win(stepsmith, folder):
+    (folder / "good.toml").write_text("tasks = ['missing_a']\nschedule = 'cosine'\n")
+    assert "missing_a" in stepsmith("search", "--config", "good.toml")[2]
+    assert "missing_b" in stepsmith("search", "--config", "good.toml", "--tasks", "missing_b")[2]
+
+
+@pytest.mark.parametrize("name", names())
+def test_export_of_a_shipped_program(stepsmith, folder, name):
+    written = {}
+    for kind in ("text", "json", "optax"):
+        code, out, err = stepsmith("export", name, "--as", kind)
+        assert (code, err) == (0, "")
+        assert stepsmith("export", name, "--as", kind, "-o", f"out.{kind}") == (0, f"wrote out.{kind}\n", "")
+        written[kind] = out
+        assert (folder / f"out.{kind}").read_text() == out
+    assert parse(written["text"]) == load(name) == load(folder / "out.json")
+    module = {"__name__": "exported"}
+    exec(compile(written["optax"], name, "exec"), module)
+    assert isinstance(module[name](), optax.GradientTransformation)
+
+
+def test_a_run_in_tables_and_json(stepsmith, folder):
+    digest = Run("done").digest()
+    code, out, _ = stepsmith("verify", "done", "--json")
+    assert code == 0 and json.loads(out) == {"digest": digest, "status": "finished", "programs": 40}
+    assert stepsmith("verify", "done")[1] == f"{digest}  40 programs, finished\n"
+    code, out, _ = stepsmith("status", "done", "--json")
+    status = json.loads(out)
+    assert code == 0 and status["evaluated"] == 40 and [row["rank"] for row in status["hall_of_fame"]] == [1, 2, 3]
+    code, out, _ = stepsmith("status", "done")
+    assert code == 0 and out.startswith("done: finished") and status["hall_of_fame"][0]["text"] in out
+    shutil.rmtree(folder / "corrupt")
+    code, out, _ = stepsmith("runs", "--folder", ".", "--json")
+    assert code == 0 and [(row["run"], row["programs"]) for row in json.loads(out)] == [("done", 40)]
+
+
+def test_no_runs(stepsmith, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert stepsmith("runs") == (0, "no runs in runs\n", "")
+    assert json.loads(stepsmith("runs", "--json")[1]) == []
+
+
+def test_export_of_a_run_by_rank(stepsmith, folder):
+    texts = [stepsmith("export", "done", "--as", "text", "--rank", rank)[1] for rank in (1, 2, 3)]
+    assert [parse(text) for text in texts] == [finalist.program for finalist in Run("done").hall_of_fame()]
+    code, out, _ = stepsmith("export", "done", "--name", "mine")
+    assert code == 0 and "def mine(" in out and "def scale_by_mine(" in out
+
+
+def test_resume_of_a_finished_run_reports_it(stepsmith, folder):
+    code, out, _ = stepsmith("resume", "done")
+    assert code == 0 and "40 programs evaluated" in out and Run("done").digest()[:16] in out
