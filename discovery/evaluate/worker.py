@@ -4,6 +4,7 @@ Started by the pool as ``python -m stepsmith.discovery.evaluate.worker DESCRIPTO
 that is not elsewhere.
 """
 
+import ctypes
 import math
 import resource
 import signal
@@ -105,7 +106,14 @@ def serve(connection: Connection) -> None:
         send(connection, {"key": job.key, "evaluations": evaluate_all(prepared, job)})
 
 
+def _die_with_the_coordinator() -> None:
+    """A worker inside a compiled loop cannot notice that nobody waits for it any more; Linux kills it (PR_SET_PDEATHSIG)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 def main() -> None:
+    _die_with_the_coordinator()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     try:

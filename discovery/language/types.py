@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from .ops import JOIN, OPS, Kind, Shape
-from .program import Argument, Program, ProgramError, Statement
+from .program import Argument, Program, ProgramError
 
 _FIXED = {"w": Kind.ARRAY, "g": Kind.ARRAY, "lr": Kind.SCALAR, "step": Kind.SCALAR, "progress": Kind.SCALAR}
 _SHAPES = {name: op.shape for name, op in OPS.items()}
@@ -36,7 +36,7 @@ def infer(program: Program, lines: Sequence[int] | None = None, last_line: int |
     inferred: list[Kind] = []
     for index, statement in enumerate(program.statements):
         try:
-            kind = _infer(statement, kinds)
+            kind = _infer(statement.op, statement.args, kinds)
         except ProgramError as error:
             raise ProgramError(error.reason, lines[index] if lines else index + 2) from None
         kinds[statement.target] = kind
@@ -46,12 +46,11 @@ def infer(program: Program, lines: Sequence[int] | None = None, last_line: int |
     return inferred
 
 
-def _infer(statement: Statement, kinds: dict[str, Kind]) -> Kind:
-    shape = _SHAPES.get(statement.op)
-    args = statement.args
-    if shape is None or _ARITY[statement.op] != len(args):
-        raise ProgramError(f"no operation {statement.op!r} of {len(args)} argument(s)")
-    if shape is Shape.MAP:
+def _infer(op: str, args: tuple[Argument, ...], kinds: dict[str, Kind]) -> Kind:
+    shape = _SHAPES.get(op)
+    if shape is None or _ARITY[op] != len(args):
+        raise ProgramError(f"no operation {op!r} of {len(args)} argument(s)")
+    if shape is Shape.MAP:  # by far the most frequent
         first = _kind(args[0], kinds)
         return first if len(args) == 1 else JOIN[first][_kind(args[1], kinds)]
     found = [_kind(argument, kinds) for argument in args]
@@ -61,7 +60,7 @@ def _infer(statement: Statement, kinds: dict[str, Kind]) -> Kind:
         return Kind.LEAF
     if found[-1] is not Kind.SCALAR:
         role = "bound" if shape is Shape.CLIP else "weight"
-        raise ProgramError(f"the {role} of {statement.op} must be a scalar, {args[-1]} is one of kind {found[-1].name.lower()}")
+        raise ProgramError(f"the {role} of {op} must be a scalar, {args[-1]} is one of kind {found[-1].name.lower()}")
     return Kind.ARRAY if shape is Shape.CLIP else JOIN[found[0]][found[1]]
 
 

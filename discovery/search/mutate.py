@@ -26,7 +26,7 @@ class MutationConfig:
     constant: float = 0.5  # probability that a drawn argument is a new constant from N(0, 1), not a variable
     rescale: float = 0.5  # probability that altering a constant multiplies it by 2^a, a from N(0, 1)
     fresh_target: float = 0.5  # probability that an inserted statement assigns a new variable
-    max_statements: int = 32
+    max_statements: int = 20  # longer programs are mostly dead code, which costs time at every mutation
 
     def __post_init__(self) -> None:
         weights = (self.insert, self.delete, self.alter)
@@ -62,6 +62,7 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
         config: weights and probabilities.
     """
     rejected, neutral = 0, 0
+    live = prune(parent)
     while True:
         program, mutation = mutant(parent, random, config)
         try:
@@ -73,7 +74,7 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
         if not depends_on_gradient(pruned):
             rejected += 1
             continue
-        child_hash = canonical_hash_of_pruned(pruned)
+        child_hash = parent_hash if pruned == live else canonical_hash_of_pruned(pruned)
         if child_hash != parent_hash or neutral == MAX_NEUTRAL:
             return Child(program, child_hash, mutation, rejected)
         parent, neutral = program, neutral + 1

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/kill_resume.py [--kills 10] [--budget 1000]
 
-Ten moments are drawn over the uninterrupted run's time of search; each session is killed when it has searched up to the next.
+Each session is killed at a random moment of the half second after its first commit.
 Takes about three minutes on two free cores, most of it the start of the sessions.
 """
 
@@ -31,13 +31,13 @@ def elapsed(path: Path) -> float:
     return 0.0
 
 
-def kill_once(command: list[str], path: Path, share: float) -> bool:
-    """Runs a session and kills it within a second after its first commit; False if it ended before that."""
+def kill_once(command: list[str], path: Path, delay: float) -> bool:
+    """Runs a session and kills it that many seconds after its first commit; False if it ended before that."""
     before = elapsed(path)
     with subprocess.Popen(COMMAND + command, stdout=subprocess.DEVNULL) as process:
         while elapsed(path) <= before and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(share)
+        time.sleep(delay)
         process.kill()
     return process.returncode == -9
 

@@ -1,4 +1,4 @@
-"""Tasks that misbehave, in a module of their own that workers import too."""
+"""A task that misbehaves, in a module of its own that workers import too."""
 
 import sys
 
@@ -29,24 +29,12 @@ class Trap(DigitsMLP):
         jax.debug.callback(_spring, jax.lax.stop_gradient(norm))
         return super().loss(params, state, batch, key)
 
-
-@dataclasses.dataclass(frozen=True)
-class Hog(DigitsMLP):
-    """Needs 400 MB."""
-
-    name: str = "hog"
-    steps: int = 1
-
-    def loss(self, params, state, batch, key):
-        loss, state = super().loss(params, state, batch, key)
-        block = jax.lax.optimization_barrier(jnp.full(100_000_000, jax.random.uniform(key)))
-        return loss + 0.0 * jnp.max(block), state
 '''
 
 
 @pytest.fixture(scope="session")
 def traps(tmp_path_factory):
-    """The name of a module with the tasks Trap and Hog."""
+    """The name of a module with the task Trap."""
     folder = tmp_path_factory.mktemp("traps")
     (folder / "stepsmith_test_traps.py").write_text(TRAPS)
     sys.path.insert(0, str(folder))
