@@ -49,7 +49,7 @@ class SearchConfig:
     number of workers.
     """
 
-    tasks: tuple[str, ...] = ("digits_mlp",)
+    tasks: tuple[str, ...] = ("digits_mlp", "digits_autoencoder")
     """what candidates are trained on, in this order (cheap ones first: a failure ends an evaluation)"""
     budget: str = "90s"
     """wall time (45s, 10m, 2h) or a number of evaluations (5000)"""
@@ -60,13 +60,13 @@ class SearchConfig:
     strategy: Literal["regularized_evolution", "random_search"] = "regularized_evolution"
     mode: Literal["deterministic", "async"] = "deterministic"
     """deterministic: results are consumed in the order of submission; async: as they come"""
-    seeds_per_task: int = 1
-    """training runs that are averaged on each task"""
+    seeds_per_task: int = 2
+    """training runs that are averaged on each task; one is easy to overfit"""
     in_flight: int = 8
     """evaluations under way at most; part of a run's identity, unlike the number of workers"""
     schedule: str = "linear"
     """of the learning rate relative to its peak, on every task"""
-    finalists: int = 10
+    finalists: int = 20
     """programs of the hall of fame that are scored again on new seeds when the budget is spent"""
     finalist_seeds: int = 8
     memory_limit_mb: int = 4096

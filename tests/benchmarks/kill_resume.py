@@ -50,7 +50,7 @@ def main() -> None:
     arguments = parser.parse_args()
     delays = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:
-        whole = search(SearchConfig(budget=arguments.budget), Path(folder) / "whole")
+        whole = search(SearchConfig(tasks=("digits_mlp",), seeds_per_task=1, budget=arguments.budget), Path(folder) / "whole")
         path = Path(folder) / "killed"
         command, kills = ["search", "--budget", arguments.budget, "--run", str(path)], 0
         while kills < arguments.kills and kill_once(command, path, delays.uniform(0.0, 0.5)):

@@ -23,7 +23,8 @@ def main():
             seen.append((time.process_time(), snapshot.counters))
 
     with tempfile.TemporaryDirectory() as folder:
-        search(SearchConfig(budget=budget), Path(folder) / "run", workers=2, on_progress=on_progress)
+        config = SearchConfig(tasks=("digits_mlp",), seeds_per_task=1, budget=budget)
+        search(config, Path(folder) / "run", workers=2, on_progress=on_progress)
     (start, first), (end, last) = seen[0], seen[-1]
     evaluated, told = last.evaluated - first.evaluated, last.told - first.told
     milliseconds = 1e3 * (end - start) / evaluated

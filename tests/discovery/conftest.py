@@ -14,7 +14,14 @@ from stepsmith.discovery.search import EvolutionConfig
 @pytest.fixture(scope="session")
 def small_config():
     """A search of 40 evaluations; takes a second once its workers have started."""
-    return SearchConfig(budget="40", evolution=EvolutionConfig(population_size=12, tournament_size=3), finalists=3, finalist_seeds=2)
+    return SearchConfig(
+        tasks=("digits_mlp",),
+        seeds_per_task=1,
+        budget="40",
+        evolution=EvolutionConfig(population_size=12, tournament_size=3),
+        finalists=3,
+        finalist_seeds=2,
+    )
 
 
 @pytest.fixture(scope="session")
