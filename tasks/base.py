@@ -1,21 +1,14 @@
 """What a task is: the data, the model and the loss that an update rule is tried on.
 
-A task is a frozen dataclass that implements `Task`. Its methods are pure, so that `training.make_run` can trace them;
-its data are arguments of every function that needs them, never constants of a compiled one.
+A task is a frozen dataclass that implements `Task`; `supervised.Supervised` is one for most needs. Its methods are pure,
+so that the training loop can trace them; its data are arguments of every function that needs them, never constants of a
+compiled one.
 """
 
-import dataclasses
-import functools
-import hashlib
-import inspect
-import sys
-import types
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 PyTree = Any
@@ -33,8 +26,8 @@ class DataError(ValueError):
 class Task(Protocol):
     """What users implement to have a rule tried on a model of their own.
 
-    Frozen dataclasses do so with least effort: their fields serve as the settings that `digest` reads, and they can be
-    hashed, which `digest` and `training.scores` need.
+    Frozen dataclasses do so with least effort: their fields serve as the settings that `version.digest` reads, and they
+    can be hashed, which `digest` and `training.scores` need. `checks.check` tells whether a task keeps the rules.
     """
 
     @property
@@ -64,7 +57,7 @@ class Task(Protocol):
 
     @property
     def version(self) -> str:
-        """Changes with the data, the settings and the code: `digest(self, *modules)`."""
+        """Changes with the data, the settings and the code: `version.digest(self, *modules)`."""
         ...
 
     def load(self) -> Data:
@@ -80,7 +73,7 @@ class Task(Protocol):
         ...
 
     def batch(self, data: Data, key: Array, split: Split) -> Batch:
-        """Draws a random mini-batch of `batch_size` examples."""
+        """Draws a random mini-batch of `batch_size` examples; the same key gives the same one."""
         ...
 
     def examples(self, data: Data, split: Split) -> Batch:
@@ -96,65 +89,30 @@ class Task(Protocol):
         ...
 
 
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Mean cross-entropy in nats, exact for logits of any size.
+@runtime_checkable
+class HostFed(Protocol):
+    """What a task has besides where its training data do not fit on the device: the host feeds it batches.
 
-    `logsumexp(x) - x[label]`, the usual form, is 0 for equal logits beyond 1e8, where log(classes) is lost to rounding;
-    a search finds rules that earn a perfect score so. Here the maximum is taken off first.
+    Its `load()["train"]` is whatever `stream` reads from, and never moved to the device; `batch` is not called.
+    """
 
-    Args:
-        logits: [..., classes].
-        labels: integers [...].
+    def stream(self, data: Data, seed: int, start: int) -> Iterator[Batch]:
+        """Training batches as numpy arrays, without end: those of the steps `start`, `start` + 1, ...
+
+        The batch of a step depends on `seed` and the step alone, so that a run can be resumed anywhere.
+        """
+        ...
+
+
+def load_on_device(task: Task) -> Data:
+    """The task's data where the compiled loop wants them; of a host-fed task only the splits that are scored.
 
     Example:
-        >>> round(float(cross_entropy(jnp.full((2, 10), 1e23), jnp.array([3, 4]))), 4)
-        2.3026
+        >>> from stepsmith.tasks import get
+        >>> load_on_device(get("digits_mlp"))["train"]["image"].shape
+        (1200, 64)
     """
-    log_probabilities = jax.nn.log_softmax(logits)
-    chosen = jnp.take_along_axis(log_probabilities, labels.astype(jnp.int32)[..., None], axis=-1)
-    return -chosen.mean()
-
-
-def digest(task: Task, *modules: types.ModuleType) -> str:
-    """Twelve hexadecimal digits of the SHA-256 over a task's settings, code and data; computed once per task.
-
-    Args:
-        task: a frozen dataclass.
-        modules: modules that the task is made of besides its own, such as that of its model.
-
-    Returns:
-        A version that changes whenever a field, the source of one of the modules or one byte of the data does.
-
-    Example:
-        >>> from stepsmith.tasks import DigitsMLP
-        >>> DigitsMLP().version == DigitsMLP().version
-        True
-        >>> DigitsMLP().version == DigitsMLP(steps=100).version
-        False
-    """
-    return _digest(task, (type(task).__module__, *(module.__name__ for module in modules)))
-
-
-@functools.lru_cache(maxsize=64)
-def _digest(task: Task, module_names: tuple[str, ...]) -> str:
-    state = hashlib.sha256(repr(_settings(task)).encode())
-    for name in module_names:
-        state.update(inspect.getsource(sys.modules[name]).encode())
-    state.update(inspect.getsource(cross_entropy).encode())  # the one part of a task that lives here
     data = task.load()
-    for split in SPLITS:
-        _update_with_arrays(state, split, data[split])
-    return state.hexdigest()[:12]
-
-
-def _settings(task: Task) -> list[tuple[str, Any]]:
-    if not dataclasses.is_dataclass(task):
-        raise ValueError(f"a task is a frozen dataclass, got {type(task).__name__}; its fields are the settings that its version covers")
-    return [(field.name, getattr(task, field.name)) for field in dataclasses.fields(task)]
-
-
-def _update_with_arrays(state: "hashlib._Hash", name: str, tree: PyTree) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(leaf)
-        state.update(f"{name}{jax.tree_util.keystr(path)}:{array.dtype}:{array.shape}".encode())
-        state.update(array.tobytes())
+    if isinstance(task, HostFed):
+        return {split: arrays if split == "train" else jax.device_put(arrays) for split, arrays in data.items()}
+    return jax.device_put(dict(data))

@@ -14,13 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import jax
 import optax
 from jax import Array
 
 from . import registry
-from .base import Task
-from .training import OK, make_run
+from .base import Task, load_on_device
+from .training import OK, make_runner
 
 _log = logging.getLogger("stepsmith")
 
@@ -88,11 +87,11 @@ def measure(task: Task) -> Reference:
     Raises:
         ValueError: where every learning rate fails.
     """
-    run = jax.jit(make_run(task, lambda learning_rate: adamw_with_linear_decay(learning_rate, task.steps)))
-    data = jax.device_put(task.load())
+    run = make_runner(task, lambda learning_rate: adamw_with_linear_decay(learning_rate, task.steps))
+    data = load_on_device(task)
 
     def losses_at(learning_rate: float) -> tuple[float | None, ...]:
-        outcomes = [run(data, learning_rate, jax.random.key(seed)) for seed in SEEDS]
+        outcomes = [run(data, learning_rate, seed) for seed in SEEDS]
         return tuple(float(outcome.loss) if int(outcome.status) == OK else None for outcome in outcomes)
 
     table = {index: losses_at(grid_point(index)) for index in range(7)}
@@ -140,8 +139,7 @@ def stored(task: Task) -> Reference | None:
     """The reference that comes with the package for this version of the task, or None.
 
     Example:
-        >>> from stepsmith.tasks import DigitsMLP
-        >>> stored(DigitsMLP()).task
+        >>> stored(registry.get("digits_mlp")).task
         'digits_mlp'
     """
     fields = _read().get(task.version)

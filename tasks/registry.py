@@ -1,63 +1,88 @@
 """The one place where tasks are listed."""
 
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from .base import Task
-from .digits import DigitsAutoencoder, DigitsMLP
-from .stdlib_lm import StdlibLM
+from .digits import digits_autoencoder, digits_gru, digits_mlp, logistic
+from .fashion import fashion_cnn, fashion_mlp, fashion_vit
+from .proxies import imagenet_vit, lm1b_transformer
+from .quadratic import quadratic
+from .stdlib_lm import stdlib_lm
+from .tabular import tabular
 
-TASKS: dict[str, Callable[[], Task]] = {
-    "digits_mlp": DigitsMLP,
-    "digits_autoencoder": DigitsAutoencoder,
-    "stdlib_lm": StdlibLM,
+TASKS: dict[str, Callable[[int], Task]] = {  # family -> scale -> task
+    "digits_mlp": digits_mlp,
+    "digits_autoencoder": digits_autoencoder,
+    "digits_gru": digits_gru,
+    "logistic": logistic,
+    "tabular": tabular,
+    "quadratic": quadratic,
+    "fashion_mlp": fashion_mlp,
+    "fashion_cnn": fashion_cnn,
+    "fashion_vit": fashion_vit,
+    "stdlib_lm": stdlib_lm,
+    "imagenet_vit": imagenet_vit,
+    "lm1b_transformer": lm1b_transformer,
 }
 REQUIRED = ("load", "init", "batch", "examples", "loss", "metric", "version")  # what a user's task is asked for at once
 
 
 def names() -> tuple[str, ...]:
-    """The names that `get` knows, in the order of the table.
+    """The families that `get` knows, in the order of the table.
 
     Example:
-        >>> names()
-        ('digits_mlp', 'digits_autoencoder', 'stdlib_lm')
+        >>> names()[:3]
+        ('digits_mlp', 'digits_autoencoder', 'digits_gru')
     """
     return tuple(TASKS)
 
 
-def get(name: str) -> Task:
+def get(name: str, scale: int | None = None) -> Task:
     """Makes the task of that name.
 
     Args:
-        name: one of `names()`, or 'module:attribute', an importable task of the user's own or a function without
-            arguments that makes one.
+        name: one of `names()`, or 'module:attribute', an importable task of the user's own or a function that makes one;
+            a scale may follow, as in 'digits_mlp@10'.
+        scale: 1, 10 or 100, in place of the one in the name.
 
     Raises:
-        ValueError: where the name is not known, or does not lead to a task.
+        ValueError: where the name or the scale is not known, or does not lead to a task.
 
     Example:
-        >>> get("digits_mlp").steps
-        200
-        >>> get("stepsmith.tasks.digits:DigitsAutoencoder").name
+        >>> get("digits_mlp").steps, get("digits_mlp@10").steps, get("digits_mlp", scale=100).steps
+        (200, 640, 2000)
+        >>> get("stepsmith.tasks.digits:digits_autoencoder").name
         'digits_autoencoder'
     """
-    if ":" in name:
-        return _imported(name)
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; known are {', '.join(TASKS)}, or give your own as 'module:attribute'")
-    return TASKS[name]()
+    family, at, suffix = name.partition("@")
+    if at and not suffix.isdecimal():
+        raise ValueError(f"task {name!r}: after @ comes a scale, such as {family}@10")
+    scale = int(suffix) if at and scale is None else scale
+    if ":" in family:
+        return _imported(family, scale)
+    if family not in TASKS:
+        raise ValueError(f"unknown task {family!r}; known are {', '.join(TASKS)}, or give your own as 'module:attribute'")
+    return TASKS[family](1 if scale is None else scale)
 
 
-def _imported(name: str) -> Task:
+def _imported(name: str, scale: int | None) -> Task:
     module_name, _, attribute = name.partition(":")
     try:
         found: Any = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"no task at {name!r}: {error}; expected 'module:attribute', or one of {', '.join(TASKS)}") from error
     # A class has the protocol's attributes too, so being callable is asked first.
-    task: Any = found() if callable(found) else found
+    if scale is not None and not _takes_a_scale(found):
+        raise ValueError(f"{name!r} has no ladder: only a function with a parameter 'scale' can be asked for scale {scale}")
+    task: Any = found if not callable(found) else found() if scale is None else found(scale=scale)
     missing = [method for method in REQUIRED if not hasattr(type(task), method)]
     if missing:
         raise ValueError(f"{name!r} is no task, it lacks {', '.join(missing)}; see stepsmith.tasks.Task")
     return task
+
+
+def _takes_a_scale(found: Any) -> bool:
+    return callable(found) and "scale" in inspect.signature(found).parameters

@@ -1,11 +1,13 @@
 """The one training loop: any task, any optax transformation.
 
-`make_run` is for searches: one pure function from data and a run-time argument to an outcome, to be jitted once.
-`train` is for people: it returns the curve and can be resumed. Both advance by the same `_chunk`.
+`make_run` is for searches: one pure function from data and a run-time argument to an outcome, to be jitted once;
+`make_runner` wraps it, and does the same for tasks whose batches the host feeds. `train` is for people: it returns the
+curve and can be resumed. All advance by the same `_step`.
 """
 
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +16,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from .base import Data, PyTree, Split, Task
+from .base import Batch, Data, HostFed, PyTree, Split, Task, load_on_device
 
 OK, DIVERGED, NONFINITE = 0, 1, 2
 STATUS_NAMES = ("ok", "diverged", "nonfinite")
@@ -46,12 +48,14 @@ class Outcome(NamedTuple):
         loss: validation loss, float32 []; NaN unless the status is 0, for a failure is no number.
         steps: steps done, int32 []; fewer than asked where the run was stopped early.
         params: the parameters at the end.
+        state: the task's own state at the end.
     """
 
     status: Array
     loss: Array
     steps: Array
     params: PyTree
+    state: PyTree
 
 
 class Trained(NamedTuple):
@@ -75,9 +79,11 @@ def start(task: Task, transformation: optax.GradientTransformation, seed_key: Ar
     return TrainState(params, state, transformation.init(params), jnp.zeros((), jnp.int32), run_key)
 
 
-def _step(task: Task, transformation: optax.GradientTransformationExtraArgs, data: Data, carry: TrainState) -> tuple[TrainState, Array]:
+def _step(
+    task: Task, transformation: optax.GradientTransformationExtraArgs, carry: TrainState, make_batch: Callable[[Array], Batch]
+) -> tuple[TrainState, Array]:
     batch_key, loss_key = jax.random.split(jax.random.fold_in(carry.key, carry.step))
-    batch = task.batch(data, batch_key, "train")
+    batch = make_batch(batch_key)
     (loss, state), gradients = jax.value_and_grad(task.loss, has_aux=True)(carry.params, carry.state, batch, loss_key)
     updates, opt_state = transformation.update(gradients, carry.opt_state, carry.params, value=loss)
     params = optax.apply_updates(carry.params, updates)
@@ -87,10 +93,31 @@ def _step(task: Task, transformation: optax.GradientTransformationExtraArgs, dat
 def _chunk(
     task: Task, transformation: optax.GradientTransformation, data: Data, carry: TrainState, length: int
 ) -> tuple[TrainState, Array, Array]:
-    """Takes `length` steps. Returns the new state, the losses [length] and the status that the last loss gives."""
+    """Takes `length` steps on batches drawn from the data.
+
+    Returns the new state, the losses [length] and the status that the last loss gives.
+    """
     extended = optax.with_extra_args_support(transformation)
-    carry, losses = jax.lax.scan(lambda carry, _: _step(task, extended, data, carry), carry, length=length)
+
+    def advance(carry: TrainState, _: None) -> tuple[TrainState, Array]:
+        return _step(task, extended, carry, lambda key: task.batch(data, key, "train"))
+
+    carry, losses = jax.lax.scan(advance, carry, length=length)
     return carry, losses, _status(losses[-1], task.loss_threshold)
+
+
+def _fed_chunk(
+    task: Task, transformation: optax.GradientTransformation, batches: Batch, carry: TrainState
+) -> tuple[TrainState, Array, Array]:
+    """The same on batches from the host, stacked along a first axis [length, ...]."""
+    extended = optax.with_extra_args_support(transformation)
+    carry, losses = jax.lax.scan(lambda carry, batch: _step(task, extended, carry, lambda key: batch), carry, batches)
+    return carry, losses, _status(losses[-1], task.loss_threshold)
+
+
+def _stacked(stream: Iterator[Batch], length: int) -> Batch:
+    """The next `length` batches as one pytree of arrays [length, ...]."""
+    return jax.tree.map(lambda *arrays: np.stack(arrays), *itertools.islice(stream, length))
 
 
 def _status(loss: Array, threshold: float) -> Array:
@@ -130,8 +157,8 @@ def make_run(
         ValueError: where `steps` or `chunk` is below 1.
 
     Example:
-        >>> from stepsmith.tasks import DigitsMLP
-        >>> task = DigitsMLP()
+        >>> from stepsmith.tasks import get
+        >>> task = get("digits_mlp")
         >>> run = jax.jit(make_run(task, optax.adam))
         >>> outcome = run(task.load(), 0.01, jax.random.key(0))
         >>> int(outcome.status), int(outcome.steps), bool(outcome.loss < 0.5)
@@ -153,11 +180,55 @@ def make_run(
 
         first = start(task, transformation, seed_key)
         carry, status = jax.lax.while_loop(unfinished, advance, (first, jnp.zeros((), jnp.int32)))
-        loss = task.metric(carry.params, carry.state, task.examples(data, "validation"))["loss"]
-        status = jnp.where((status == OK) & ~jnp.isfinite(loss), NONFINITE, status)
-        return Outcome(status, jnp.where(status == OK, loss, jnp.nan), carry.step, carry.params)
+        return _outcome(task, data, carry, status)
 
     return run
+
+
+def _outcome(task: Task, data: Data, carry: TrainState, status: Array) -> Outcome:
+    loss = task.metric(carry.params, carry.state, task.examples(data, "validation"))["loss"]
+    status = jnp.where((status == OK) & ~jnp.isfinite(loss), NONFINITE, status)
+    return Outcome(status, jnp.where(status == OK, loss, jnp.nan), carry.step, carry.params, carry.state)
+
+
+def make_runner(
+    task: Task,
+    make_transformation: Callable[[Any], optax.GradientTransformation],
+    steps: int | None = None,
+    chunk: int = 20,
+) -> Callable[[Data, Any, int], Outcome]:
+    """As `make_run`, but compiled, given a seed in place of its key, and for host-fed tasks too.
+
+    Those advance in a Python loop over jitted chunks, of which the next one's batches are read while the device works.
+
+    Example:
+        >>> from stepsmith.tasks import get
+        >>> task = get("quadratic")
+        >>> runner = make_runner(task, optax.sgd)
+        >>> bool(runner(load_on_device(task), 0.3, 0).loss < runner(load_on_device(task), 0.003, 0).loss)
+        True
+    """
+    if not isinstance(task, HostFed):
+        run = jax.jit(make_run(task, make_transformation, steps, chunk))
+        return lambda data, argument, seed: run(data, argument, jax.random.key(seed))
+    total = task.steps if steps is None else steps
+    length = _chunk_length(total, chunk)
+    begin = jax.jit(lambda argument, key: start(task, make_transformation(argument), key))
+    advance = jax.jit(lambda argument, batches, carry: _fed_chunk(task, make_transformation(argument), batches, carry))
+    finish = jax.jit(functools.partial(_outcome, task))
+
+    def run_fed(data: Data, argument: Any, seed: int) -> Outcome:
+        carry, status = begin(argument, jax.random.key(seed)), jnp.zeros((), jnp.int32)
+        stream = task.stream(data, seed, 0)
+        for _ in range(total // length):
+            batches = _stacked(stream, length)  # read before the status is asked for, while the last chunk still runs
+            if int(status) != OK:
+                break
+            carry, _, status = advance(argument, batches, carry)
+        scored = {split: arrays for split, arrays in data.items() if split != "train"}
+        return finish(scored, carry, status)
+
+    return run_fed
 
 
 def train(
@@ -184,14 +255,15 @@ def train(
         chunk: steps between two tests; where it does not divide the steps to do, the next smaller number that does.
 
     Example:
-        >>> from stepsmith.tasks import DigitsMLP
-        >>> half = train(DigitsMLP(), optax.adam(0.01), steps=100)
-        >>> whole = train(DigitsMLP(), optax.adam(0.01), steps=200, resume_from=half.train_state)
+        >>> from stepsmith.tasks import get
+        >>> task = get("digits_mlp")
+        >>> half = train(task, optax.adam(0.01), steps=100)
+        >>> whole = train(task, optax.adam(0.01), steps=200, resume_from=half.train_state)
         >>> half.losses.shape, whole.losses.shape, int(whole.train_state.step)
         ((100,), (100,), 200)
     """
     steps = task.steps if steps is None else steps
-    data = jax.device_put(task.load() if data is None else data)
+    data = load_on_device(task) if data is None else data
     carry = resume_from
     if carry is None:
         carry = jax.jit(functools.partial(start, task, transformation))(jax.random.key(seed))
@@ -199,11 +271,11 @@ def train(
     if first >= steps:
         return Trained(carry, np.zeros(0, np.float32), OK)
     length = _chunk_length(steps - first, chunk)
-    advance = jax.jit(lambda data, carry: _chunk(task, transformation, data, carry, length))
+    advance = make_advance(task, transformation, data, seed, first, length)
     curve = []
     status = OK
     while status == OK and int(carry.step) < steps:
-        carry, losses, code = advance(data, carry)
+        carry, losses, code = advance(carry)
         curve.append(np.asarray(losses))
         status = int(code)
         if on_chunk is not None:
@@ -211,16 +283,30 @@ def train(
     return Trained(carry, np.concatenate(curve), status)
 
 
+def make_advance(
+    task: Task, transformation: optax.GradientTransformation, data: Data, seed: int, first: int, length: int
+) -> Callable[[TrainState], tuple[TrainState, Array, Array]]:
+    """What takes `length` more steps; called again and again from step `first` on."""
+    if not isinstance(task, HostFed):
+        jitted = jax.jit(lambda data, carry: _chunk(task, transformation, data, carry, length))
+        return lambda carry: jitted(data, carry)
+    fed = jax.jit(functools.partial(_fed_chunk, task, transformation))
+    stream = task.stream(data, seed, first)
+    return lambda carry: fed(_stacked(stream, length), carry)
+
+
 def scores(task: Task, params: PyTree, state: PyTree, data: Data, split: Split) -> dict[str, float]:
     """The task's metrics on the fixed examples of a split.
 
     Example:
-        >>> from stepsmith.tasks import DigitsMLP
-        >>> trained = train(DigitsMLP(), optax.adam(0.01)).train_state
-        >>> scores(DigitsMLP(), trained.params, trained.state, DigitsMLP().load(), "test")["accuracy"] > 0.9
+        >>> from stepsmith.tasks import get
+        >>> task = get("digits_mlp")
+        >>> trained = train(task, optax.adam(0.01)).train_state
+        >>> scores(task, trained.params, trained.state, task.load(), "test")["accuracy"] > 0.9
         True
     """
-    return {name: float(value) for name, value in _metric(task, split, params, state, data).items()}
+    scored = {split: data[split]}  # the training data of a host-fed task are no arrays
+    return {name: float(value) for name, value in _metric(task, split, params, state, scored).items()}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

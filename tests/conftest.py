@@ -23,3 +23,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for device in ("gpu", "tpu"):
             if item.get_closest_marker(device) and jax.default_backend() != device:
                 item.add_marker(pytest.mark.skip(reason=f"needs a {device}, jax runs on the {jax.default_backend()}"))
+
+
+@pytest.fixture(scope="session")
+def task_or_skip():
+    """Makes the task of a name; where its data are not on this machine the test is skipped and says what is missing."""
+    from stepsmith.tasks import DataError, get
+
+    def make(name):
+        task = get(name)
+        try:
+            task.load()
+        except DataError as error:
+            pytest.skip(str(error))
+        return task
+
+    return make

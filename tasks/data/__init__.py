@@ -1,9 +1,10 @@
-"""Where the data come from. Start with `digits.load`, the shortest loader.
+"""Where the data come from. Start with `digits.load`, the shortest loader, and `sources.Rows`, which cuts batches from it.
 
 A loader returns a mapping from split to arrays, without random choices that differ between calls; it reads from disk
-once per process. `digits` comes with scikit-learn, `stdlib_text` is the source of this Python's standard library.
+once per process. `digits` and `cancer` come with scikit-learn, `fashion` is read from a folder of IDX files,
+`stdlib_text` is the source of this Python's standard library, `records` reads a user's own large data on the host.
 """
 
-from . import digits, stdlib_text
+from .sources import Rows, Windows
 
-__all__ = ["digits", "stdlib_text"]
+__all__ = ["Rows", "Windows"]

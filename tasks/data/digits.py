@@ -5,7 +5,11 @@ Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UC
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
+
+from ..base import Batch
 
 NUM_TRAIN, NUM_VALIDATION = 1200, 300  # the other 297 are the test split
 MAX_PIXEL = 16
@@ -35,3 +39,13 @@ def load() -> dict[str, dict[str, np.ndarray]]:
         "test": slice(NUM_TRAIN + NUM_VALIDATION, None),
     }
     return {split: {"image": images[rows], "label": labels[rows]} for split, rows in bounds.items()}
+
+
+def pixels(batch: Batch) -> Array:
+    """Images with values in [0, 1], float32 [B, 64]."""
+    return batch["image"].astype(jnp.float32) / MAX_PIXEL
+
+
+def rows(batch: Batch) -> Array:
+    """Images as sequences of their rows, float32 [B, 8, 8]."""
+    return pixels(batch).reshape(-1, 8, 8)

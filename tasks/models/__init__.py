@@ -1,12 +1,15 @@
-"""The models that tasks train, small flax nnx modules. Start with `functional`, then `mlp`.
+"""The models that tasks train. Start with `functional`, then `mlp`.
 
-`functional.split` turns a module into two pure functions over a dict of parameters, which is all that a task sees.
-`mlp` also makes the autoencoder (a network whose narrowest layer is in its middle); `transformer` is a decoder over bytes.
+Each file has a frozen dataclass, the settings, whose `build` makes a flax nnx module. `functional.split` turns the module
+into two pure functions over dicts of arrays, which is all that a task sees. `mlp` also makes the autoencoder (a network
+whose narrowest layer is in its middle); `transformer` and `vit` share the blocks of `attention`.
 """
 
-from . import functional, mlp, transformer
-from .functional import Functional, split
+from .cnn import CNN
+from .functional import Functional, Model, split
+from .gru import GRU
 from .mlp import MLP
 from .transformer import Transformer
+from .vit import ViT
 
-__all__ = ["MLP", "Functional", "Transformer", "functional", "mlp", "split", "transformer"]
+__all__ = ["CNN", "GRU", "MLP", "Functional", "Model", "Transformer", "ViT", "split"]

@@ -7,6 +7,7 @@ Target: a ratio of at least 50. `ratio` compiles the whole of `make_run` for eac
 depend on the candidate, so `loop_ratio` compiles only the loop and shares the rest: what a careful rival would do.
 """
 
+import dataclasses
 import os
 import statistics
 import sys
@@ -23,24 +24,26 @@ def measure(quick):
     from stepsmith.discovery.evaluate.worker import evaluate, prepare
     from stepsmith.discovery.language import as_transformation, canonical_hash, load, prune
     from stepsmith.discovery.search import MutationConfig, mutate
-    from stepsmith.tasks import DigitsMLP
+    from stepsmith.tasks import Supervised, get
     from stepsmith.tasks.training import make_run
 
     parent = load("adamw")
     parent_hash = canonical_hash(parent)
     children = (mutate(parent, parent_hash, Random(i), MutationConfig()) for i in range(900))
     programs = list({child.hash: child.program for child in children}.values())
-    task, key = DigitsMLP(), jax.random.key(0)
+    task, key = get("digits_mlp"), jax.random.key(0)
     data, steps, params = jax.device_put(task.load()), task.steps, jax.jit(task.init)(jax.random.split(key)[0])[0]
-    score = jax.jit(lambda params, data: task.metric(params, (), task.examples(data, "validation"))["loss"])
+    score = jax.jit(lambda params, data: task.metric(params, {}, task.examples(data, "validation"))["loss"])
     jax.block_until_ready(score(params, data))
 
-    class LoopOnly(DigitsMLP):
+    class LoopOnly(Supervised):
         def init(self, key):
-            return params, ()
+            return params, {}
 
         def metric(self, params, state, batch):
             return {"loss": jnp.float32(0)}
+
+    loop_only = LoopOnly(**{field.name: getattr(task, field.name) for field in dataclasses.fields(task)})
 
     def compiled(task, program):
         run = jax.jit(make_run(task, lambda _: as_transformation(prune(program), lambda count: 1 - count / steps, steps)))
@@ -50,7 +53,7 @@ def measure(quick):
     evaluate(prepared, parent, 0)  # compiles the machine
     sides = {
         "whole": lambda program: compiled(task, program),
-        "loop": lambda program: score(compiled(LoopOnly(), program).params, data),
+        "loop": lambda program: score(compiled(loop_only, program).params, data),
         "ours": lambda program: evaluate(prepared, program, 0),
     }
     times = {name: [] for name in sides}

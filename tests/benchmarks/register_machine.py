@@ -65,10 +65,10 @@ def process(quick):
 
     from stepsmith.discovery.language import as_transformation, load, prune
     from stepsmith.discovery.vm import Clock, assemble, register_machine
-    from stepsmith.tasks import DigitsMLP
+    from stepsmith.tasks import get
     from stepsmith.tasks.training import make_run
 
-    task = DigitsMLP()
+    task = get("digits_mlp")
     data, key, steps = jax.device_put(task.load()), jax.random.key(0), task.steps
     clock = Clock.create(1 - np.arange(steps) / steps)
     machine = jax.jit(make_run(task, register_machine))

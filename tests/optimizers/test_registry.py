@@ -1,5 +1,7 @@
 """Every rule of the registry trains a model, alone and with a traced learning rate or a schedule."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,9 @@ import optax
 import pytest
 
 from stepsmith import optimizers
-from stepsmith.tasks import OK, DigitsMLP, make_run
+from stepsmith.tasks import OK, get, make_run
 
-TASK = DigitsMLP(steps=60)
+TASK = dataclasses.replace(get("digits_mlp"), steps=60)
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.tasks import DIVERGED, NONFINITE, OK, DigitsMLP, StdlibLM, get, make_run, names, scores, train
+from stepsmith.tasks import DIVERGED, NONFINITE, OK, get, make_run, names, scores, train
 from stepsmith.tasks.training import _chunk_length
 
-TASK = DigitsMLP()
+TASK = get("digits_mlp")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def test_a_good_run_reaches_the_end_and_learns(sgd_run):
     outcome = sgd_run(TASK.load(), 0.1, jax.random.key(0))
     assert (int(outcome.status), int(outcome.steps)) == (OK, 200)
     assert outcome.loss < 0.6
-    assert scores(TASK, outcome.params, (), TASK.load(), "validation")["loss"] == pytest.approx(float(outcome.loss), rel=1e-5)
+    assert scores(TASK, outcome.params, outcome.state, TASK.load(), "validation")["loss"] == pytest.approx(float(outcome.loss), rel=1e-5)
 
 
 @pytest.mark.parametrize(("learning_rate", "status"), [(100.0, DIVERGED), (1e30, NONFINITE)])
@@ -108,7 +108,7 @@ def test_a_chunk_divides_the_steps(steps, chunk, expected):
 
 
 def test_the_language_model_learns_in_a_few_steps():
-    losses = train(StdlibLM(), optax.adam(0.01), steps=40).losses
+    losses = train(get("stdlib_lm"), optax.adam(0.01), steps=40).losses
     assert losses[-5:].mean() < 0.75 * losses[0]
 
 
