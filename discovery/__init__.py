@@ -6,6 +6,7 @@ are the command line.
 """
 
 from .config import Budget, ConfigError, SearchConfig
+from .evaluate import Devices
 from .run import Finalist, Run, resume, runs, search
 
-__all__ = ["Budget", "ConfigError", "Finalist", "Run", "SearchConfig", "resume", "runs", "search"]
+__all__ = ["Budget", "ConfigError", "Devices", "Finalist", "Run", "SearchConfig", "resume", "runs", "search"]

@@ -1,14 +1,11 @@
 """The `stepsmith` command: one frozen dataclass a subcommand, its fields are the options, its docstring the help."""
 
 import argparse
-import contextlib
 import dataclasses
-import io
 import json
 import logging
 import os
 import sys
-import traceback
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,42 +14,58 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from ..optimizers import registry as optimizers
 from ..schedules import registry as schedules
 from ..tasks import reference
 from ..tasks import registry as tasks
+from ..tasks.base import DataError
+from ..tasks.checks import check
+from ..tasks.cost import cost, seconds_per_step
 from . import config as configs
+from . import usage
 from .config import SearchConfig
-from .evaluate import WorkerError
+from .evaluate import Devices, WorkerError
 from .export import to_optax
 from .language import Program, load, to_text
 from .language import names as program_names
+from .language.message import one_line
 from .run import BEST, LEDGER, Finalist, Run, resume, runs, search
+from .table import table_lines
 from .view import seconds_text, view
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
-PIPE_WIDTH = 10_000  # a file or a pipe has no edge: names are not cut off
-_out = Console(highlight=False, soft_wrap=True)
+_out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # a folder may be called [/b]
+
+
+def _option(metavar: str, default: str, *aliases: str) -> Any:
+    """An option that may be left out, with its default in words."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", aliases=aliases or None)
+
+
+RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+Workers = Annotated[int, tyro.conf.arg(help_behavior_hint="(default: one a core, gpu or tpu)")]
+WorkersOn = Annotated[tyro.conf.OmitArgPrefixes[Devices], tyro.conf.arg(name="devices")]
 
 
 @dataclass(frozen=True)
 class Search:
-    """Search for update rules; ends with a hall of fame and the best rule as an optax file."""
+    """Search for update rules; ends with the best of them as an optax file."""
 
-    settings: tyro.conf.OmitArgPrefixes[SearchConfig]
-    config: Path | None = None
-    """a TOML file of these settings; options given beside it win"""
-    run: Path | None = None
-    """the run's folder (default: runs/ and a time stamp)"""
-    workers: int = 0
-    """worker processes (default: one a core); does not change the result in deterministic mode"""
+    settings: Annotated[tyro.conf.OmitArgPrefixes[SearchConfig], tyro.conf.arg(name="search")]
+    config: Annotated[Path | None, _option("FILE", "none")] = None
+    """a TOML file of the settings below; options given beside it win"""
+    run: Annotated[Path | None, _option("FOLDER", "runs/ and a time stamp")] = None
+    """the run's folder"""
+    workers: Workers = 0
+    """worker processes; they do not change the result in deterministic mode"""
+    devices: WorkersOn = Devices()
 
     def __call__(self) -> int:
+        settings = self.settings.check()
         _check_workers(self.workers)
-        with view(_out, self.settings.budget) as on_progress:
-            finished = search(self.settings, self.run, self.workers, on_progress)
+        with view(_out, settings.budget) as on_progress:
+            finished = search(settings, self.run, self.workers, on_progress, self.devices)
         return _report(finished)
 
 
@@ -60,14 +73,16 @@ class Search:
 class Resume:
     """Continue an interrupted or killed run to the result that it would have had."""
 
-    run: tyro.conf.Positional[Path]
-    workers: int = 0
-    """worker processes (default: one a core)"""
+    run: RunFolder
+    """the run's folder"""
+    workers: Workers = 0
+    """worker processes"""
+    devices: WorkersOn = Devices()
 
     def __call__(self) -> int:
         _check_workers(self.workers)
         with view(_out, Run(self.run).config().budget) as on_progress:
-            finished = resume(self.run, self.workers, on_progress)
+            finished = resume(self.run, self.workers, on_progress, self.devices)
         return _report(finished)
 
 
@@ -75,8 +90,10 @@ class Resume:
 class Status:
     """Where a run stands: counts, failures, hall of fame."""
 
-    run: tyro.conf.Positional[Path]
+    run: RunFolder
+    """the run's folder"""
     json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
         run = Run(self.run)
@@ -95,27 +112,24 @@ class Status:
 class Runs:
     """List the runs of a folder."""
 
-    folder: Path = Path("runs")
+    folder: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs")
+    """where the runs are"""
     json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
-        rows = []
-        for run in runs(self.folder):
-            status, best = run.status(), run.hall_of_fame()[:1]
-            score = (best[0].fitness if best[0].confirmed is None else best[0].confirmed) if best else None
-            seconds = round(status["elapsed"], 1)
-            rows.append(
-                {"run": str(run.path), "status": status["status"], "seconds": seconds, "programs": status["programs"], "best": score}
-            )
+        rows = [run.summary() for run in runs(self.folder)]
         return _print_table(rows, self.json, empty=f"no runs in {self.folder}")
 
 
 @dataclass(frozen=True)
 class Verify:
-    """Print the digest that two runs of the same search share: programs, lineage, statuses, fitness, no times."""
+    """Print the digest that two runs of the same search share (no times in it)."""
 
-    run: tyro.conf.Positional[Path]
+    run: RunFolder
+    """the run's folder"""
     json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
         run = Run(self.run)
@@ -130,15 +144,16 @@ class Verify:
 class Export:
     """Write a run's rule, or any program, as an optax file, as text or as JSON."""
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """a run's folder, a program file or a shipped program's name"""
     as_: Annotated[Literal["optax", "text", "json"], tyro.conf.arg(name="as")] = "optax"
+    """what to write"""
     rank: int = 1
-    """of the run's hall of fame"""
-    name: str | None = None
-    """of the function (default: discovered, or the program's name)"""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """default: standard output"""
+    """place in the run's hall of fame"""
+    name: Annotated[str | None, _option("NAME", "discovered, or the program's name")] = None
+    """of the function in an optax file"""
+    output: Annotated[Path | None, _option("FILE", "standard output", "-o")] = None
+    """where to write"""
 
     def __call__(self) -> int:
         text = self._text()
@@ -165,27 +180,46 @@ class Export:
 
 @dataclass(frozen=True)
 class Tasks:
-    """List the tasks, each with its tuned AdamW."""
+    """List the tasks with their cost and tuned AdamW (blank where data are missing)."""
 
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """which (default: all), with scales such as digits_mlp@10, or your own as module:attribute"""
+    time: bool = False
+    """measure the time of a training step on this machine"""
+    check: bool = False
+    """check that each keeps the rules that searches rely on"""
     json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
-        rows = []
-        for name in tasks.names():
-            task = tasks.get(name)
-            found = reference.stored(task)
-            rows.append(
-                {
-                    "task": name,
-                    "steps": task.steps,
-                    "batch": task.batch_size,
-                    "version": task.version,
-                    "adamw_learning_rate": found.best_learning_rate if found else None,
-                    "adamw_log_loss": round(found.log_loss, 4) if found else None,
-                    "what": task.summary,
-                }
-            )
-        return _print_table(rows, self.json)
+        if self.check:
+            for name in self.names or tasks.names():
+                passed = len(check(tasks.get(name)))
+                _out.print(f"{name}: keeps all {passed} rules")
+            return 0
+        return _print_table([self._row(name) for name in self.names or tasks.names()], self.json)
+
+    def _row(self, name: str) -> dict[str, Any]:
+        task = tasks.get(name)
+        takes = cost(task)
+        try:
+            version, found = task.version, reference.stored(task)
+            milliseconds = round(1e3 * seconds_per_step(task), 3) if self.time else None
+        except DataError:  # its data are not on this machine: nothing to take a version of
+            version, found, milliseconds = None, None, None
+        return {
+            "task": name,
+            "steps": task.steps,
+            "batch": task.batch_size,
+            "parameters": takes.parameters,
+            "state_bytes": takes.parameter_bytes + takes.state_bytes,
+            "mflop_a_step": round(takes.step_flops / 1e6, 3),
+            **({"ms_a_step": milliseconds} if self.time else {}),
+            "version": version,
+            "adamw_rate": found.best_learning_rate if found else None,
+            "adamw_log_loss": round(found.log_loss, 4) if found else None,
+            "what": task.summary,
+        }
 
 
 @dataclass(frozen=True)
@@ -193,6 +227,7 @@ class Optimizers:
     """List the update rules that are known by name, and the shipped programs."""
 
     json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
         rows = [{"optimizer": name, "kind": "optax", "what": optimizers.get(name).summary} for name in optimizers.names()]
@@ -205,6 +240,7 @@ class Schedules:
     """List the learning-rate schedules that are known by name."""
 
     json: bool = False
+    """as JSON"""
 
     def __call__(self) -> int:
         rows = []
@@ -215,13 +251,68 @@ class Schedules:
         return _print_table(rows, self.json)
 
 
+@dataclass(frozen=True)
+class Train:
+    """Train a task with an update rule; with a folder, killed runs go on."""
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    """a task's name, or module:attribute"""
+    optimizer: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")]
+    """an optax rule, a shipped program (program:NAME where both have the name), a program file, or an exported best.py"""
+    schedule: str = "linear"
+    """learning-rate schedule, relative to the learning rate"""
+    learning_rate: Annotated[float | None, _option("FLOAT", "the rule's own")] = None
+    """the highest; of a program that holds its rate inside its formula, a factor of it"""
+    weight_decay: Annotated[float | None, _option("FLOAT", "the rule's own")] = None
+    """decoupled, times the learning rate"""
+    steps: Annotated[int | None, _option("INT", "the task's")] = None
+    """length of the run"""
+    seed: int = 0
+    """of the initial parameters and the batches"""
+    checkpoint: Annotated[Path | None, _option("DIR", "nothing is written")] = None
+    """a folder for checkpoints and curves; the same command goes on there"""
+    checkpoint_every: Annotated[int | None, _option("INT", "a tenth of the run")] = None
+    """steps from one checkpoint, and validation, to the next"""
+    json: bool = False
+    """print the result as JSON, and nothing else"""
+
+    def __call__(self) -> int:
+        from . import train  # orbax takes a second to import, which no other command owes
+
+        job = train.make_job(
+            self.task,
+            self.optimizer,
+            schedule=self.schedule,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            steps=self.steps,
+            seed=self.seed,
+        )
+        return train.command(_out, job, self.checkpoint, self.checkpoint_every, self.json)
+
+
+DESCRIPTION = "Discovers update rules for neural networks.\n`stepsmith search` alone gives a result on real digits in two minutes."
+COMMANDS: dict[str, Any] = {
+    "search": Search,
+    "resume": Resume,
+    "status": Status,
+    "runs": Runs,
+    "verify": Verify,
+    "export": Export,
+    "tasks": Tasks,
+    "optimizers": Optimizers,
+    "schedules": Schedules,
+    "train": Train,
+}
+
+
 def main() -> None:
     """Runs one command; bad input ends with one line and exit code 2."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("stepsmith").setLevel(logging.INFO)
     try:
-        sys.exit(_parse(sys.argv[1:])())
+        sys.exit(read_command(sys.argv[1:])())
     except (ValueError, OSError) as error:
         _fail(str(error), USAGE_ERROR)
     except WorkerError as error:
@@ -230,51 +321,33 @@ def main() -> None:
         _fail("stopped at once; what was committed is kept, see `stepsmith runs`", INTERRUPTED)
 
 
-def _parse(arguments: list[str]) -> Any:
+def read_command(arguments: list[str]) -> Any:
+    """The subcommand that the arguments ask for, ready to be called.
+
+    Raises:
+        UsageError, ConfigError: they cannot be understood. SystemExit(0) after printing a help text or the version.
+    """
     if arguments == ["--version"]:
         _out.print(f"stepsmith {metadata.version('stepsmith')}")
         sys.exit(0)
     # The config file gives the defaults of the options, so it is read before they are.
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    settings = SearchConfig()
+    if arguments[:1] == ["search"] and (path := _config_path(arguments)) is not None:
+        settings = configs.load(path)
+    return usage.parse("stepsmith", COMMANDS | {"search": Search(settings)}, arguments, DESCRIPTION)
+
+
+def _config_path(arguments: list[str]) -> Path | None:
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config", type=Path)
-    known, _ = early.parse_known_args(arguments)
-    settings = configs.load(known.config) if known.config and arguments[:1] == ["search"] else SearchConfig()
-    default = Search(settings)
-    commands = (
-        Annotated[Search, tyro.conf.subcommand("search", default=default)]
-        | Annotated[Resume, tyro.conf.subcommand("resume")]
-        | Annotated[Status, tyro.conf.subcommand("status")]
-        | Annotated[Runs, tyro.conf.subcommand("runs")]
-        | Annotated[Verify, tyro.conf.subcommand("verify")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[Tasks, tyro.conf.subcommand("tasks")]
-        | Annotated[Optimizers, tyro.conf.subcommand("optimizers")]
-        | Annotated[Schedules, tyro.conf.subcommand("schedules")]
-    )
-    description = "Discovers update rules for neural networks. `stepsmith search` alone gives a result on real digits in two minutes."
-    said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(commands, args=arguments, prog="stepsmith", description=description)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    except SystemExit as ended:
-        if (refusal := _refusal(ended)) is not None:
-            raise refusal from None
-        sys.stderr.write(said.getvalue())
-        raise
-
-
-def _refusal(ended: SystemExit) -> ValueError | None:
-    """The error of a config's own check, for which tyro shows a box that names its internals; None for other endings."""
-    error = ended.__context__
-    while error is not None:
-        if isinstance(error, ValueError) and any(frame.name == "__post_init__" for frame in traceback.extract_tb(error.__traceback__)):
-            return error
-        error = error.__context__
-    return None
+        return early.parse_known_args(arguments)[0].config
+    except argparse.ArgumentError:
+        return None  # the full reading of the options says what is wrong
 
 
 def _fail(message: str, code: int) -> None:
-    sys.stderr.write(f"stepsmith: {' '.join(message.split())}\n")
+    sys.stderr.write(f"stepsmith: {one_line(message) or 'failed'}\n")
     sys.exit(code)
 
 
@@ -327,12 +400,9 @@ def _print_table(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothin
     if not rows:
         _out.print(empty)
         return 0
-    table = Table(box=None, pad_edge=False)
-    for column, value in rows[0].items():
-        table.add_column(column, justify="right" if isinstance(value, int | float) else "left", no_wrap=column != "what")
-    for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    if not _out.is_terminal:
-        _out.width = PIPE_WIDTH
-    _out.print(table)
+    heading, lines = table_lines(rows, _out.width if _out.is_terminal else None)
+    for line in heading:
+        _out.print(line, style="bold")
+    for line in lines:
+        _out.print(line)
     return 0

@@ -1,7 +1,6 @@
 """What a search is told: one frozen dataclass, read from TOML and the command line."""
 
 import dataclasses
-import math
 import re
 import tomllib
 import typing
@@ -10,11 +9,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .language.message import one_line, shown
 from .search import EvolutionConfig, MutationConfig
+
+MAX_CHARACTERS = 100_000  # of a config file
+MAX_SECONDS = 1e9  # 30 years
+MAX_EVALUATIONS = 10**12
+# name -> least, most. Beyond them 64-bit integers overflow, or an hour goes by in one draw.
+_RANGES = {
+    "seed": (0, 2**31 - 1),
+    "seeds_per_task": (1, 400),
+    "in_flight": (1, 10_000),
+    "finalists": (1, 10_000),
+    "finalist_seeds": (1, 400),
+    "memory_limit_mb": (0, 2**40),
+}
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be used; says which and what is allowed."""
+    """A setting that cannot be used; says in one line which and what is allowed."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True)
@@ -33,12 +49,14 @@ class Budget:
         >>> Budget.parse("5000").evaluations
         5000
         """
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)", text)
-        if match and float(match[1]) > 0:
-            return Budget(seconds=float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]])
-        if text.isdecimal() and int(text) > 0:
-            return Budget(evaluations=int(text))
-        raise ConfigError(f"budget {text!r}: expected a time such as 45s, 10m or 2h, or a number of evaluations such as 5000")
+        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(s|m|h|)", text)
+        if match and match[2]:
+            seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+            if 0 < seconds <= MAX_SECONDS:
+                return Budget(seconds=seconds)
+        elif match and match[1].isdecimal() and 0 < int(match[1]) <= MAX_EVALUATIONS:
+            return Budget(evaluations=int(match[1]))
+        raise ConfigError(f"budget {shown(text)}: expected a time such as 45s, 10m or 2h, or a number of evaluations such as 5000")
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,7 @@ class SearchConfig:
     initial: str = "adamw"
     """a shipped program's name or a program file: where the search starts"""
     strategy: Literal["regularized_evolution", "random_search"] = "regularized_evolution"
+    """how children are made; random_search is the baseline"""
     mode: Literal["deterministic", "async"] = "deterministic"
     """deterministic: results are consumed in the order of submission; async: as they come"""
     seeds_per_task: int = 2
@@ -69,33 +88,38 @@ class SearchConfig:
     finalists: int = 20
     """programs of the hall of fame that are scored again on new seeds when the budget is spent"""
     finalist_seeds: int = 8
+    """new seeds for each of them"""
     memory_limit_mb: int = 4096
     """that one evaluation may allocate beyond its worker's own; 0: no limit"""
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     mutation: MutationConfig = field(default_factory=MutationConfig)
 
-    def __post_init__(self) -> None:
+    def check(self) -> "SearchConfig":
+        """The config itself, if a search can be run with it.
+
+        Raises:
+            ConfigError: a value outside its range; the message says which and what is allowed.
+
+        >>> SearchConfig(seed=3).check().seed
+        3
+        """
         Budget.parse(self.budget)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ConfigError(f"tasks must be one or more different names, got {list(self.tasks)}")
-        for name, least in (
-            ("seed", 0),
-            ("seeds_per_task", 1),
-            ("in_flight", 1),
-            ("finalists", 1),
-            ("finalist_seeds", 1),
-            ("memory_limit_mb", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name, most in (("seed", 2**31 - 1), ("memory_limit_mb", 2**40)):  # beyond them 64-bit integers overflow
-            if getattr(self, name) > most:
-                raise ConfigError(f"{name} must be at most {most}, got {getattr(self, name)}")
-        for name, value in dataclasses.asdict(self.mutation).items():
-            if not math.isfinite(value):
-                raise ConfigError(f"mutation.{name} must be finite, got {value}")
-        if self.seeds_per_task > 400 or self.finalist_seeds > 400:
-            raise ConfigError("seeds_per_task and finalist_seeds are at most 400")
+            raise ConfigError(f"tasks must be one or more different names, got {', '.join(self.tasks) or 'none'}")
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                limit = f"at least {least}" if getattr(self, name) < least else f"at most {most}"
+                raise ConfigError(f"{name} must be {limit}, got {shown(getattr(self, name))}")
+        names = [("initial", self.initial), ("schedule", self.schedule), *(("tasks", task) for task in self.tasks)]
+        for key, name in names:
+            if "\0" in name or name != name.encode(errors="replace").decode():
+                raise ConfigError(f"{key}: {shown(name)} is no name, it holds characters that no text file can")
+        try:
+            self.evolution.check()
+            self.mutation.check()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return self
 
     @property
     def search_seeds(self) -> tuple[int, ...]:
@@ -115,50 +139,66 @@ def load(path: Path) -> SearchConfig:
         ConfigError: unreadable, not TOML, an unknown key, a value of the wrong type or outside its range.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)  # /dev/zero has no end
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except tomllib.TOMLDecodeError as error:
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError(f"{path}: no config has more than {MAX_CHARACTERS} characters")
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of more digits than Python reads
         raise ConfigError(f"{path}: not TOML: {error}") from None
     try:
         return from_dict(SearchConfig, data)
-    except ValueError as error:
+    except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def from_dict(cls: type[Any], data: Mapping[str, Any], prefix: str = "") -> Any:
-    """A config dataclass from plain data; every key and type is checked.
+def from_dict(cls: type[Any], data: Any) -> Any:
+    """A config dataclass from plain data; every key and type is checked, and the whole by its own `check`.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or outside its range.
 
     >>> from_dict(SearchConfig, {"budget": "10s", "evolution": {"population_size": 50}}).evolution.population_size
     50
     """
+    return _build(cls, data, "").check()
+
+
+def _build(cls: type[Any], data: Any, prefix: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'a config'} is a table, got {shown(data)}")
     hints = typing.get_type_hints(cls)
     unknown = [key for key in data if key not in hints]
     if unknown:
-        raise ConfigError(f"unknown key {prefix + unknown[0]!r}; allowed: {', '.join(prefix + name for name in hints)}")
+        raise ConfigError(f"unknown key {_key(prefix, unknown[0])}; allowed: {', '.join(prefix + name for name in hints)}")
     return cls(**{key: _checked(prefix + key, hints[key], value) for key, value in data.items()})
+
+
+def _key(prefix: str, key: Any) -> str:
+    return repr(prefix + key) if isinstance(key, str) else shown(key)
 
 
 def _checked(key: str, hint: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key} is a table, got {value!r}")
-        return from_dict(typing.cast(type, hint), value, key + ".")
+        return _build(typing.cast(type, hint), value, key + ".")
     if typing.get_origin(hint) is Literal:
-        if value not in typing.get_args(hint):
-            raise ConfigError(f"{key} must be one of {', '.join(typing.get_args(hint))}, got {value!r}")
+        if not isinstance(value, str) or value not in typing.get_args(hint):
+            raise ConfigError(f"{key} must be one of {', '.join(typing.get_args(hint))}, got {shown(value)}")
         return value
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{key} must be a list of strings, got {value!r}")
+            raise ConfigError(f"{key} must be a list of strings, got {shown(value)}")
         return tuple(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)
         except OverflowError:
-            raise ConfigError(f"{key} must be a number below 1e308, got one of {value.bit_length()} bits") from None
+            raise ConfigError(f"{key} must be a number below 1e308, got {shown(value)}") from None
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"{key} must be of type {hint.__name__}, got {value!r}")
+        raise ConfigError(f"{key} must be of type {hint.__name__}, got {shown(value)}")
     return value
 
 

@@ -1,5 +1,7 @@
 """Runs from Python: `search` starts one, `resume` continues one, `Run` reads one."""
 
+import contextlib
+import logging
 import os
 import signal
 import threading
@@ -17,20 +19,23 @@ from ..schedules import registry as schedules
 from ..tasks import reference
 from ..tasks import registry as tasks
 from . import config as configs
+from . import failpoints
 from .config import ConfigError, SearchConfig
-from .coordinator import Coordinator, Snapshot
-from .evaluate import WorkerPool, WorkerSpec, Yardstick
+from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
+from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan
 from .export import Provenance, to_optax
 from .language import Program, depends_on_gradient, infer, load, parse, prune
-from .ledger import Ledger
+from .ledger import Ledger, LedgerError, is_locked, locked
 from .search import Strategy, random_search, regularized_evolution
 
 LEDGER = "ledger.sqlite"
 CONFIG = "config.toml"
 BEST = "best.py"
+LOCK = "ledger.lock"  # held by the session that writes the run
 FORMAT = "1"  # of the language, the canonical form and the seeds; part of what makes runs comparable
 
 OnProgress = Callable[[Snapshot], None]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,14 +68,19 @@ class Run:
         return configs.from_dict(SearchConfig, self._read(lambda ledger: ledger.run().config))
 
     def status(self) -> dict[str, Any]:
-        """Status, elapsed seconds and counts."""
+        """Status (running, interrupted or finished), elapsed seconds and counts.
+
+        A run is running while a session holds its lock: one that was killed is interrupted, whatever it wrote last.
+        """
+        running = is_locked(self.folder / LOCK)  # asked first: a session that ends meanwhile has written its status
 
         def read(ledger: Ledger) -> dict[str, Any]:
             run, counts, state = ledger.run(), ledger.counts(), ledger.state()
             return {
                 "name": run.name,
-                "status": run.status,
+                "status": run.status if run.status == "finished" else "running" if running else "interrupted",
                 "elapsed": run.elapsed,
+                **Counters()._asdict(),
                 **counts,
                 **state.get("counters", {}),
                 "versions": run.versions,
@@ -90,6 +100,17 @@ class Run:
 
         return self._read(read)
 
+    def summary(self) -> dict[str, Any]:
+        """One row of a list of runs; a ledger that cannot be read has the status damaged, and the reason is logged."""
+        try:
+            status, best = self.status(), self.hall_of_fame()[:1]
+        except ValueError as error:  # of the ledger, or of a config that this stepsmith does not know
+            _log.warning("%s", error)
+            return {"run": str(self.path), "status": "damaged", "seconds": None, "programs": None, "best": None}
+        score = (best[0].fitness if best[0].confirmed is None else best[0].confirmed) if best else None
+        seconds, programs = round(status["elapsed"], 1), status["programs"]
+        return {"run": str(self.path), "status": status["status"], "seconds": seconds, "programs": programs, "best": score}
+
     def best(self, rank: int = 1) -> Finalist:
         """The finalist of a rank, from 1.
 
@@ -107,30 +128,49 @@ class Run:
 
     def export(self, rank: int = 1, name: str = "discovered") -> str:
         """The text of a Python file with the rule as an optax transformation."""
-        best, config = self.best(rank), self.config()
+        best = self.best(rank)
+        return to_optax(best.program, name, Provenance(self._notes(best), metadata.version("stepsmith")))
+
+    def exported(self) -> bool:
+        """Whether best.py holds the best rule of now; the folder may have got another name since."""
+        try:
+            text = (self.folder / BEST).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return False
+        return all(note in text for note in self._notes(self.best())[1:])
+
+    def _notes(self, best: Finalist) -> tuple[str, ...]:
+        config = self.config()
         score = best.fitness if best.confirmed is None else best.confirmed
         seeds = "new seeds" if best.confirmed is not None else "the search's seeds"
-        notes = (
-            f"run {self.folder.name}, rank {rank}: {config.strategy} from {config.initial}, seed {config.seed}",
+        return (
+            f"run {self.folder.name}, rank {best.rank}: {config.strategy} from {config.initial}, seed {config.seed}",
             f"searched on {', '.join(config.tasks)}",
             f"fitness {score:.4f} on {seeds} (0 is tuned AdamW, lower is better)",
             f"program {best.hash}, {best.statements} statements",
         )
-        return to_optax(best.program, name, Provenance(notes, metadata.version("stepsmith")))
 
     def _read(self, query: Callable[[Ledger], Any]) -> Any:
         with Ledger.open(self.folder / LEDGER) as ledger:
             return query(ledger)
 
 
-def search(config: SearchConfig, path: Path | str | None = None, workers: int = 0, on_progress: OnProgress = lambda snapshot: None) -> Run:
+def search(
+    config: SearchConfig,
+    path: Path | str | None = None,
+    workers: int = 0,
+    on_progress: OnProgress = lambda snapshot: None,
+    devices: Devices = Devices(),  # noqa: B008  # frozen
+) -> Run:
     """Searches from the start.
 
     Args:
         config: what to search for.
         path: the run's folder, which must not hold a run yet; by default runs/ and a time stamp.
-        workers: processes; 0 for one a core. Does not change the result in deterministic mode.
+        workers: processes; 0 for one a core, or one a gpu or tpu. Does not change the result in deterministic mode.
         on_progress: called about twice a second.
+        devices: what the workers run on. Before a search on a gpu set JAX_PLATFORMS=cpu for this process, so that it leaves the
+            gpu's memory to the workers; the command does so.
 
     Returns:
         The finished run, or an interrupted one after Ctrl-C.
@@ -138,32 +178,46 @@ def search(config: SearchConfig, path: Path | str | None = None, workers: int = 
     Raises:
         ConfigError, ProgramError: settings that cannot be used. LedgerError: the folder cannot be written.
     """
+    failpoints.armed()  # says at once what is wrong with it
     path = Path(path) if path is not None else _fresh_path()
-    initial = load(config.initial)
+    initial = load(config.check().initial)
     infer(initial)
     if not depends_on_gradient(prune(initial)):
         raise ConfigError(f"initial {config.initial!r}: the gradient does not reach its update")
     schedules.get(config.schedule)
+    places = _places(config, devices, workers, "cpu")
     references = {name: _reference(name) for name in config.tasks}
     versions = {name: found.version for name, found in references.items()}
     yardsticks = {name: [found.log_loss, found.scale] for name, found in references.items()}
-    known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json()}
-    with Ledger.create(path / LEDGER, path.name, configs.to_dict(config), known) as ledger:
-        (path / CONFIG).write_text(tomli_w.dumps(configs.to_dict(config)))
-        return _session(path, config, ledger, workers, on_progress)
+    platform = places[0].platform
+    known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json(), "platform": platform}
+    with locked(path / LOCK), Ledger.create(path / LEDGER, path.name, configs.to_dict(config), known) as ledger:
+        return _session(path, config, ledger, places, on_progress)
 
 
-def resume(path: Path | str, workers: int = 0, on_progress: OnProgress = lambda snapshot: None) -> Run:
-    """Continues an interrupted or killed run to the result that it would have had.
+def resume(
+    path: Path | str,
+    workers: int = 0,
+    on_progress: OnProgress = lambda snapshot: None,
+    devices: Devices = Devices(),  # noqa: B008  # frozen
+) -> Run:
+    """Continues an interrupted or killed run to the result that it would have had, on the device that it began on.
+
+    On another one (`devices`), or with other versions, a deterministic run goes on too; its events and a warning say what changed.
 
     Raises:
-        LedgerError: no run there, or it is damaged. ConfigError: it cannot be continued with this installation.
+        LedgerError: no run there, it is damaged, or another session writes it. ConfigError: it cannot be continued with this installation.
     """
+    failpoints.armed()
     path = Path(path)
-    with Ledger.open(path / LEDGER) as ledger:
+    with contextlib.ExitStack() as stack:
+        if (path / LEDGER).is_file():  # else opening it says what is missing, and nothing is left behind
+            stack.enter_context(locked(path / LOCK))
+        ledger = stack.enter_context(Ledger.open(path / LEDGER))
         run = ledger.run()
         config = configs.from_dict(SearchConfig, run.config)
         if run.status == "finished":
+            _write_files(path, config)  # it may have been killed between its last commit and these
             return Run(path)
         for name, version in run.versions["tasks"].items():
             if (now := tasks.get(name).version) != version:
@@ -172,7 +226,9 @@ def resume(path: Path | str, workers: int = 0, on_progress: OnProgress = lambda 
                 )
         if run.versions["format"] != FORMAT:
             raise ConfigError(f"the run has format {run.versions['format']}, this stepsmith {FORMAT}; start a new run")
-        return _session(path, config, ledger, workers, on_progress)
+        check_one_moment(ledger)
+        places = _places(config, devices, workers, run.versions.get("platform", "cpu"))
+        return _session(path, config, ledger, places, on_progress)
 
 
 def runs(folder: Path | str = "runs") -> list[Run]:
@@ -181,20 +237,53 @@ def runs(folder: Path | str = "runs") -> list[Run]:
     return [Run(path.parent) for path in sorted(folder.glob(f"*/{LEDGER}"))]
 
 
-def _session(path: Path, config: SearchConfig, ledger: Ledger, workers: int, on_progress: OnProgress) -> Run:
+def _places(config: SearchConfig, devices: Devices, workers: int, usual: str) -> tuple[Place, ...]:
+    """Where the workers run; `usual` is the device of auto."""
+    device = usual if devices.device == "auto" else devices.device
+    if device != "cpu" and devices.cpu_workers > 0 and config.mode == "deterministic":
+        raise ConfigError(f"cpu_workers beside a {device} need mode async: the two differ in the last bits of a result")
+    return plan(device, workers, devices.cpu_workers, devices.memory_fraction)
+
+
+def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Place, ...], on_progress: OnProgress) -> Run:
     known = ledger.run().versions
     yardsticks = {name: Yardstick(*values) for name, values in known["yardsticks"].items()}
     initial = Program.from_json(known["initial"])
     spec = WorkerSpec(config.tasks, config.schedule, prune(initial).to_json(), config.memory_limit_mb)
-    with WorkerPool(spec, workers or _cores()) as pool:
-        pool.wait_until_ready()
-        coordinator = Coordinator(config, _strategy(config, initial), ledger, pool, yardsticks, known["tasks"])
-        with _interruptible(coordinator):
+    try:
+        _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
+        with _interruptible() as stop, WorkerPool(spec, places) as pool:
+            pool.wait_until_ready(lambda: stop.requested)
+            strategy = _strategy(config, initial)
+            coordinator = Coordinator(config, strategy, ledger, pool, yardsticks, known["tasks"], lambda: stop.requested)
             coordinator.run(on_progress)
+        _write_files(path, config)
+    except LedgerError as error:
+        raise LedgerError(f"{error}; what was committed is kept, continue with: stepsmith resume {path}") from error
+    return Run(path)
+
+
+def _write_files(path: Path, config: SearchConfig) -> None:
+    """What a run leaves beside its ledger, made from it."""
+    _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
     run = Run(path)
-    if run.hall_of_fame():
-        (path / BEST).write_text(run.export())
-    return run
+    if run.hall_of_fame() and not run.exported():
+        failpoints.reached("export")
+        _write(path / BEST, run.export())
+
+
+def _write(file: Path, text: str) -> None:
+    """Replaces a file as a whole: whoever reads it sees the old text or the new one."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if file.read_text(encoding="utf-8") == text:
+            return
+    temporary = file.with_name(f".{file.name}.new")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LedgerError(f"cannot write {file}: {error.strerror}") from error
 
 
 def _strategy(config: SearchConfig, initial: Program) -> Strategy:
@@ -207,31 +296,35 @@ def _reference(name: str) -> reference.Reference:
     return reference.stored_or_measured(tasks.get(name))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _fresh_path() -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     candidates = (Path("runs") / name for name in (stamp, *(f"{stamp}-{i}" for i in range(2, 100))))
     return next(path for path in candidates if not path.exists())
 
 
+@dataclass
+class _Stop:
+    """Whether the session is to end; set from a signal handler."""
+
+    requested: bool = False
+
+
 @contextmanager
-def _interruptible(coordinator: Coordinator) -> Iterator[None]:
+def _interruptible() -> Iterator[_Stop]:
     """Ctrl-C and SIGTERM end the session cleanly; a second Ctrl-C ends it at once (nothing committed is lost)."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stop
         return
 
-    def stop(number: int, frame: object) -> None:
-        if coordinator.stopping:
+    def handle(number: int, frame: object) -> None:
+        if stop.requested:
             raise KeyboardInterrupt
-        coordinator.stopping = True
+        stop.requested = True
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,11 +1,26 @@
 """From a program to its fitness.
 
 Start with `fitness.py` (the number and the statuses); `pool.py` runs jobs on killable worker processes, `worker.py` is what runs
-there, `protocol.py` what the two say to each other, `identity.py` what makes results comparable.
+there, `devices.py` where, `protocol.py` what the two say to each other, `identity.py` what makes results comparable.
 """
 
+from .devices import Devices, Place, plan
 from .fitness import Evaluation, Outcome, Status, Yardstick, outcome
 from .pool import Result, WorkerError, WorkerPool
 from .protocol import Job, WorkerSpec
 
-__all__ = ["Evaluation", "Job", "Outcome", "Result", "Status", "WorkerError", "WorkerPool", "WorkerSpec", "Yardstick", "outcome"]
+__all__ = [
+    "Devices",
+    "Evaluation",
+    "Job",
+    "Outcome",
+    "Place",
+    "Result",
+    "Status",
+    "WorkerError",
+    "WorkerPool",
+    "WorkerSpec",
+    "Yardstick",
+    "outcome",
+    "plan",
+]

@@ -7,10 +7,12 @@ import sys
 import tempfile
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import Pipe, connection
 from typing import IO, Any, NamedTuple
 
+from .devices import Place, plan
 from .fitness import Evaluation, Status
 from .protocol import Job, WorkerSpec, evaluations_from, receive, send
 
@@ -31,6 +33,7 @@ class Result(NamedTuple):
     key: int
     evaluations: tuple[Evaluation, ...]
     status: Status | None  # only where the workers died on it
+    identity: Mapping[str, str]  # of the worker; empty where the workers died
 
 
 @dataclass
@@ -41,31 +44,36 @@ class _Worker:
     jobs: deque[Job] = field(default_factory=deque)  # the first one runs
     since: float = field(default_factory=time.monotonic)  # start of the running job, or of the process
     ready: bool = False
+    identity: dict[str, str] = field(default_factory=dict)  # once ready
+    time_limit: float | None = None  # seconds for one seed; once ready
 
 
 class WorkerPool:
     """Runs jobs on killable worker processes.
 
     A job whose worker dies or exceeds the time limit (20 times the measured time of the initial program) is tried
-    once more while nothing else runs; if that costs a worker too, its status says so and the pool goes on.
+    once more while nothing else runs; if that costs a worker too, its status says so and the pool goes on. A job that runs
+    out of memory is tried once more in the same way, in a fresh worker. A result that a worker was not asked for, or sends a
+    second time, is dropped.
 
     Args:
         spec: what each worker prepares.
-        num_workers: processes, each on one core.
+        places: where its processes run, as `devices.plan` gives them; a number: as many on the CPU, each on one core.
+        time_limit: seconds for one seed, instead of what a worker measures.
     """
 
-    def __init__(self, spec: WorkerSpec, num_workers: int, time_limit: float | None = None):
+    def __init__(self, spec: WorkerSpec, places: Sequence[Place] | int, time_limit: float | None = None):
         self._spec = spec
+        self._places = plan("cpu", places) if isinstance(places, int) else tuple(places)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the pool
-        self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self._pending: deque[Job] = deque()
         self._alone: deque[Job] = deque()  # to be tried again, one at a time with nothing beside
         self._strikes: dict[int, int] = {}
         self._failed_starts = 0
         self._time_limit = time_limit
-        self.identity: dict[str, str] = {}
         self.workers_lost = 0
-        self._workers = [self._start(number) for number in range(num_workers)]
+        self.dropped: deque[int] = deque()  # keys of results that no running job was waiting for
+        self._workers = [self._start(number) for number in range(len(self._places))]
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -73,9 +81,9 @@ class WorkerPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def wait_until_ready(self) -> None:
-        """Returns when the first worker has compiled its tasks."""
-        while not any(worker.ready for worker in self._workers):
+    def wait_until_ready(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Returns when the first worker has compiled its tasks, or when `stopping` says so."""
+        while not any(worker.ready for worker in self._workers) and not stopping():
             self._pump(0.2, [])
 
     def submit(self, job: Job) -> None:
@@ -95,7 +103,8 @@ class WorkerPool:
 
     def _start(self, number: int) -> _Worker:
         ours, theirs = Pipe()
-        environment = dict(os.environ, JAX_PLATFORMS="cpu", NPROC="1", PYTHONPATH=os.pathsep.join(p or os.getcwd() for p in sys.path))
+        place = self._places[number]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), **place.environment}
         command = [sys.executable, "-m", f"{__package__}.worker", str(theirs.fileno())]
         process = subprocess.Popen(
             command,
@@ -107,9 +116,10 @@ class WorkerPool:
             start_new_session=True,  # Ctrl-C is the coordinator's business
         )
         theirs.close()
-        if self._cores:
-            os.sched_setaffinity(process.pid, {self._cores[number % len(self._cores)]})
-        send(ours, self._spec.to_json())
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(process.pid, place.cores)
+        spec = self._spec if place.address_space_limit else replace(self._spec, memory_limit_mb=0)
+        send(ours, spec.to_json())
         return _Worker(number, process, ours)
 
     def _dispatch(self) -> None:
@@ -148,23 +158,31 @@ class WorkerPool:
         self._dispatch()
 
     def _limit(self, worker: _Worker) -> float:
-        if not worker.ready or self._time_limit is None:
+        if worker.time_limit is None:
             return STARTUP_SECONDS
-        return self._time_limit * (len(worker.jobs[0].seeds) if worker.jobs else 1)
+        return worker.time_limit * (len(worker.jobs[0].seeds) if worker.jobs else 1)
 
     def _receive(self, worker: _Worker, message: dict[str, Any], results: list[Result]) -> None:
-        worker.since = time.monotonic()
         if "ready" in message:
-            worker.ready, self.identity, self._failed_starts = True, message["identity"], 0
-            if self._time_limit is None:
-                self._time_limit = max(SHORTEST_TIME_LIMIT, TIME_LIMIT_FACTOR * message["ready"])
+            worker.since = time.monotonic()
+            worker.ready, worker.identity, self._failed_starts = True, message["identity"], 0
+            worker.time_limit = self._time_limit or max(SHORTEST_TIME_LIMIT, TIME_LIMIT_FACTOR * message["ready"])
             return
-        job = worker.jobs.popleft()
-        self._strikes.pop(job.key, None)
-        results.append(Result(message["key"], evaluations_from(message["evaluations"]), None))
+        if not worker.jobs or message["key"] != worker.jobs[0].key:
+            self.dropped.append(message["key"])
+            return
+        evaluations = evaluations_from(message["evaluations"])
+        key = worker.jobs[0].key
+        if any(e.status is Status.OOM for e in evaluations) and key not in self._strikes:
+            self._lost(worker, Status.OOM, results)  # it may be the worker that has too little left, not the job that wants too much
+            return
+        worker.since = time.monotonic()
+        worker.jobs.popleft()
+        self._strikes.pop(key, None)
+        results.append(Result(key, evaluations, None, worker.identity))
 
     def _lost(self, worker: _Worker, why: Status, results: list[Result]) -> None:
-        """Replaces a dead worker; its running job gets a strike, the waiting ones go back."""
+        """Replaces a worker that is dead or has to go; its running job gets a strike, the waiting ones go back."""
         _kill(worker)
         self.workers_lost += 1
         if not worker.ready:
@@ -179,7 +197,7 @@ class WorkerPool:
                 self._alone.append(job)
             else:
                 del self._strikes[job.key]
-                results.append(Result(job.key, (), why))
+                results.append(Result(job.key, (), why, {}))
         self._workers[self._workers.index(worker)] = self._start(worker.number)
 
 

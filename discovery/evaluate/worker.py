@@ -6,6 +6,7 @@ that is not elsewhere.
 
 import ctypes
 import math
+import os
 import resource
 import signal
 import sys
@@ -19,7 +20,10 @@ import numpy as np
 
 from ...schedules import registry as schedules
 from ...tasks import registry as tasks
-from ...tasks.training import make_run
+from ...tasks.base import load_on_device
+from ...tasks.training import make_runner
+from .. import failpoints
+from ..language.message import one_line
 from ..language.program import Program, ProgramError
 from ..language.types import infer
 from ..vm import Bytecode, Clock, assemble, register_machine
@@ -41,11 +45,11 @@ class Prepared(NamedTuple):
 def prepare(name: str, schedule: str) -> Prepared:
     """Loads a task's data and makes its jitted loop; compiles at the first run."""
     task = tasks.get(name)
-    data = jax.device_put(task.load())
-    loop = jax.jit(make_run(task, register_machine))
+    data = load_on_device(task)
+    loop = make_runner(task, register_machine)
     relative = schedules.create(schedule, 1.0, task.steps)
     clock = Clock.create(np.asarray(jax.vmap(relative)(np.arange(task.steps))))
-    return Prepared(name, clock, lambda code, seed: loop(data, code, jax.random.key(seed)))
+    return Prepared(name, clock, lambda code, seed: loop(data, code, seed))
 
 
 def evaluate(prepared: Prepared, program: Program, seed: int, learning_rate_factor: float = 1.0) -> Evaluation:
@@ -92,6 +96,7 @@ def _limit_memory(megabytes: int) -> None:
 def serve(connection: Connection) -> None:
     """Answers jobs until the coordinator is gone."""
     spec = WorkerSpec(**receive(connection))
+    failpoints.reached("worker.start")
     initial = Program.from_json(spec.initial)
     prepared = {name: prepare(name, spec.schedule) for name in spec.tasks}
     seconds = 0.0
@@ -99,11 +104,36 @@ def serve(connection: Connection) -> None:
         evaluate(task, initial, 0)  # compiles
         seconds += evaluate(task, initial, 0).seconds
     _limit_memory(spec.memory_limit_mb)
+    prepared = {name: _fallible(task) for name, task in prepared.items()}
     send(connection, {"ready": seconds, "identity": identity()})
+    late: list[dict[str, Any]] = []
     while True:
-        fields = receive(connection)
-        job = Job(**fields)
-        send(connection, {"key": job.key, "evaluations": evaluate_all(prepared, job)})
+        job = Job(**receive(connection))
+        failpoints.reached("worker.receive")
+        answer = {"key": job.key, "evaluations": evaluate_all(prepared, job)}
+        fault = failpoints.reached("worker.send")
+        for message in (answer, *late, *([answer] if fault == "duplicate" else [])):
+            send(connection, message)
+        late = [answer] if fault == "late" else []
+
+
+def _fallible(task: Prepared) -> Prepared:
+    """The task with the failpoint of its runs; those that only compile are behind it."""
+
+    def run(code: Bytecode, seed: int) -> Any:
+        failpoints.reached("worker.evaluate")
+        return task.run(code, seed)
+
+    return task._replace(run=run)
+
+
+def _open_device() -> None:
+    """Lets jax open its device before anything else, so that a missing one is said in one line."""
+    try:
+        jax.devices()
+    except Exception as error:  # jax 0.10 has a bare AssertionError for cuda where the host has no GPU
+        platform, said = os.environ.get("JAX_PLATFORMS", ""), one_line(str(error)) or type(error).__name__
+        sys.exit(f"jax {jax.__version__} opens no device of the platform {platform}, is stepsmith[{platform}] installed? It said: {said}")
 
 
 def _die_with_the_coordinator() -> None:
@@ -116,6 +146,7 @@ def main() -> None:
     _die_with_the_coordinator()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
+    _open_device()
     try:
         serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):

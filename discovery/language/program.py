@@ -1,8 +1,14 @@
 """Programs as data: a sequence of statements over the inputs, one operation each."""
 
 import json
+import keyword
+import math
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from .message import one_line, shown
+from .ops import ALIASES, OPS
 
 # Limits on what is accepted from outside and on what mutation may grow.
 MAX_STATEMENTS = 64
@@ -16,9 +22,9 @@ class ProgramError(ValueError):
     """A program that cannot be read or run: says which line, what is wrong and how to mend it."""
 
     def __init__(self, reason: str, line: int | None = None, where: str | None = None):
-        self.reason, self.line, self.where = reason, line, where
+        self.reason, self.line, self.where = one_line(reason), line, where
         place = f"line {line}: " if line is not None else ""
-        super().__init__(f"{where + ': ' if where else ''}{place}{reason}")
+        super().__init__(one_line(f"{where + ': ' if where else ''}{place}{reason}"))
 
 
 class Statement(NamedTuple):
@@ -59,23 +65,63 @@ class Program:
     def from_json(text: str) -> "Program":
         """Reads what `to_json` wrote; anything else is a ProgramError."""
         try:
-            states, extra, statements = json.loads(text)
-            read = tuple(Statement(str(t), str(op), tuple(_argument(a) for a in args)) for t, op, args in statements)
-            program = Program(read, tuple(map(str, states)), tuple(map(str, extra)))
-        except (ValueError, TypeError, RecursionError) as error:
+            states, extra, statements = _list_of(json.loads(text), 3)
+            program = Program(tuple(_statement(s) for s in _list_of(statements)), _names(states), _names(extra))
+        except (ValueError, RecursionError) as error:
             raise ProgramError(f"not a program in JSON: {error}") from None
         check_signature(program)
         return program
 
 
+def _list_of(value: Any, size: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or size not in (None, len(value)):
+        raise ValueError(f"expected a list{'' if size is None else f' of {size}'}, got {shown(value)}")
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return tuple(_name(name) for name in _list_of(value))
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a name, got {shown(value)}")
+    return value
+
+
+def _statement(value: Any) -> Statement:
+    target, op, args = _list_of(value, 3)
+    return Statement(_name(target), _name(op), tuple(_argument(argument) for argument in _list_of(args)))
+
+
 def _argument(value: Any) -> Argument:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"an argument is a name or a number, not {value!r}")
-    return value if isinstance(value, str) else float(value)
+        raise ValueError(f"an argument is a name or a number, not {shown(value)}")
+    if isinstance(value, str):
+        return value
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):  # json reads NaN and Infinity too
+        raise ValueError("a constant must be finite")
+    return number
+
+
+def _is_name(name: str) -> bool:
+    """Whether text may call a variable so: Python reads other forms of a letter as the plain one."""
+    return (
+        name.isidentifier()
+        and not keyword.iskeyword(name)
+        and name != "__debug__"  # the one name that is no keyword and cannot be assigned
+        and unicodedata.normalize("NFKC", name) == name
+        and name not in OPS
+        and name not in ALIASES
+    )
 
 
 def check_signature(program: Program) -> None:
-    """Raises ProgramError unless the inputs are distinct, known and within the limits."""
+    """Raises ProgramError unless the inputs are distinct, known and within the limits, and all names can be written."""
     if len(set(program.inputs)) != len(program.inputs) or "update" in program.inputs:
         raise ProgramError(f"the inputs {', '.join(program.inputs)} must be distinct and none of them `update`", 1)
     if len(program.states) > MAX_STATES:
@@ -83,8 +129,11 @@ def check_signature(program: Program) -> None:
     unknown = [name for name in program.extra if name not in OPTIONAL_INPUTS]
     if unknown:
         raise ProgramError(f"unknown input {unknown[0]!r} after `lr`; allowed there: {', '.join(OPTIONAL_INPUTS)}", 1)
-    bad = [name for name in program.states if not name.isidentifier() or name in OPTIONAL_INPUTS]
+    bad = [name for name in program.states if not _is_name(name) or name in OPTIONAL_INPUTS]
     if bad:
         raise ProgramError(f"{bad[0]!r} is no name for a state", 1)
     if len(program.statements) > MAX_STATEMENTS:
         raise ProgramError(f"{len(program.statements)} statements, at most {MAX_STATEMENTS} are allowed")
+    for line, statement in enumerate(program.statements, 2):
+        if not _is_name(statement.target):
+            raise ProgramError(f"{statement.target!r} is no name for a variable", line)

@@ -4,7 +4,7 @@ from importlib import resources
 from pathlib import Path
 
 from .program import Program, ProgramError
-from .text import parse
+from .text import MAX_CHARACTERS, parse
 
 _FOLDER = resources.files("stepsmith.discovery.language") / "programs"
 
@@ -28,8 +28,9 @@ def load(name_or_path: str | Path) -> Program:
         return parse((_FOLDER / f"{name_or_path}.txt").read_text(), str(name_or_path))
     path = Path(name_or_path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)  # /dev/zero has no end
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or characters that no file name can hold
         reason = "no such program or file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         raise ProgramError(f"{reason}; shipped programs: {', '.join(names())}", where=str(path)) from None
     return Program.from_json(text) if path.suffix == ".json" else parse(text, str(path))

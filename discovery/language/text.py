@@ -59,7 +59,8 @@ def _parse(text: str) -> Program:
     except SyntaxError as error:
         raise ProgramError(f"not Python syntax: {error.msg}", error.lineno) from None
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ProgramError(f"not Python syntax: {error or type(error).__name__}") from None
+        reason = str(error) or "nested too deep"  # the parser's MemoryError, which has no text of its own
+        raise ProgramError(f"not Python syntax: {reason}") from None
     body = [node for node in module.body if not _is_docstring(node)]
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
         raise ProgramError("expected one function, `def train(w, g, m, v, lr):`, and nothing else", body[0].lineno if body else 1)

@@ -2,10 +2,12 @@
 
 Start with `models.py`, the seven tables and the records that go into them; `store.py` holds `Ledger`, whose `commit` writes
 one `Step` of the search in one transaction; `queries.py` holds what is read back. `database.py` opens SQLite or PostgreSQL,
-and `migrations/` (Alembic) brings older files up to date. Only the coordinator of a search writes; anybody may read meanwhile.
+and `migrations/` (Alembic) brings older files up to date. Only the coordinator of a search writes, which `lock.py` sees to; anybody
+may read meanwhile.
 """
 
 from .database import LedgerError
+from .lock import is_locked, locked
 from .models import BirthRow, EvaluationRow, EventRow, OutcomeRow, ProgramRow, RunRow, Step, ToldRow
 from .queries import Best, Counts
 from .store import Ledger
@@ -23,4 +25,6 @@ __all__ = [
     "RunRow",
     "Step",
     "ToldRow",
+    "is_locked",
+    "locked",
 ]

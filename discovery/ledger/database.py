@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from ..language.message import one_line
 from .models import metadata
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -32,7 +33,7 @@ def one_line_errors(doing: str) -> Iterator[None]:
     except (LedgerError, SQLAlchemyError, sqlite3.Error, OSError) as error:
         cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise LedgerError(f"{doing}: {lines[0]}") from error
+        raise LedgerError(one_line(f"{doing}: {lines[0]}")) from error
 
 
 def parse_location(path_or_url: str | Path) -> URL:
@@ -78,6 +79,16 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def fold_log(engine: Engine) -> None:
+    """Moves SQLite's write-ahead log into the file, which can then be read without it."""
+    if engine.dialect.name == "sqlite":
+        connection = engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
 
 
 def check_intact(connection: Connection) -> None:

@@ -1,11 +1,11 @@
 """What is read back from a ledger; each function takes a connection inside a transaction."""
 
 import hashlib
-import json
 from typing import Any, NamedTuple, TypedDict
 
 from sqlalchemy import Connection, Integer, func, literal, select, true
 
+from .intact import decoded, decoded_state
 from .models import BirthRow, EvaluationRow, EventRow, RunRow, birth, evaluation, event, outcome, program, run, search_state
 
 
@@ -35,12 +35,12 @@ def read_run(connection: Connection) -> RunRow | None:
     row = connection.execute(select(run).where(run.c.id == 1)).one_or_none()
     if row is None:
         return None
-    return RunRow(row.name, json.loads(row.config), json.loads(row.versions), row.created, row.status, row.elapsed)
+    return RunRow(row.name, decoded(row.config, "config"), decoded(row.versions, "versions"), row.created, row.status, row.elapsed)
 
 
 def state(connection: Connection) -> dict[str, Any]:
     """The search's state at the last commit that carried one; empty before it."""
-    return json.loads(connection.execute(select(search_state.c.state)).scalar_one())
+    return decoded_state(connection.execute(select(search_state.c.state)).scalar_one())
 
 
 def outcomes(connection: Connection) -> dict[str, tuple[float | None, str]]:

@@ -11,8 +11,20 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from sqlalchemy import Connection, Engine, Table, bindparam, insert, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from .. import failpoints
 from . import models, queries
-from .database import LedgerError, check_intact, connect, current_revision, one_line_errors, parse_location, sqlite_file, upgrade
+from .database import (
+    LedgerError,
+    check_intact,
+    connect,
+    current_revision,
+    fold_log,
+    one_line_errors,
+    parse_location,
+    sqlite_file,
+    upgrade,
+)
+from .intact import check_rows
 from .models import BirthRow, EvaluationRow, EventRow, RunRow, Step
 
 _P = ParamSpec("_P")
@@ -59,16 +71,14 @@ class Ledger:
         location = str(file or url.render_as_string(hide_password=True))
         row = {"id": 1, "name": name, "config": json.dumps(config), "versions": json.dumps(versions)}
         with one_line_errors(f"cannot create the ledger {location}"):
-            if file is not None:
-                if file.exists():
-                    raise LedgerError("it exists already; resume that run, or choose another name")
-                file.parent.mkdir(parents=True, exist_ok=True)
-            with _open_engine(url) as engine, engine.begin() as connection:
-                upgrade(connection)
-                if queries.read_run(connection) is not None:
-                    raise LedgerError("it holds a run already; resume it, or choose another database")
-                connection.execute(insert(models.run), row | {"created": time.time(), "status": "running", "elapsed": 0.0})
-                connection.execute(insert(models.search_state), {"run": 1, "state": "{}"})
+            with _new_file(file), _open_engine(url) as engine:
+                with engine.begin() as connection:
+                    upgrade(connection)
+                    if queries.read_run(connection) is not None:
+                        raise LedgerError("it holds a run already; resume it, or choose another database")
+                    connection.execute(insert(models.run), row | {"created": time.time(), "status": "running", "elapsed": 0.0})
+                    connection.execute(insert(models.search_state), {"run": 1, "state": "{}"})
+                fold_log(engine)
             return cls(engine, location)
 
     @classmethod
@@ -79,6 +89,10 @@ class Ledger:
         location = str(file or url.render_as_string(hide_password=True))
         if file is not None and not file.is_file():
             raise LedgerError(f"there is no ledger at {location}")
+        if file is not None and file.stat().st_size == 0:  # opening it would make a database of it
+            raise LedgerError(
+                f"cannot open the ledger {location}: it is not a stepsmith ledger, the file is empty; delete it and start again"
+            )
         with one_line_errors(f"cannot open the ledger {location}"):
             with _open_engine(url) as engine, engine.begin() as connection:
                 _check(connection)
@@ -93,7 +107,9 @@ class Ledger:
             _execute(connection, self._evaluations, _rows(models.evaluation, step.evaluations))
             _execute(connection, self._outcomes, _rows(models.outcome, step.outcomes))
             _execute(connection, _EVENTS, [dict(zip(EventRow._fields, row, strict=True)) for row in step.events])
+            failpoints.reached("commit.inside")
             _update_run(connection, step)
+            failpoints.reached("checkpoint")
 
     def run(self) -> RunRow:
         """Name, config, versions, status and elapsed seconds of the run."""
@@ -163,12 +179,32 @@ def _open_engine(url: Any) -> Iterator[Engine]:
         raise
 
 
+@contextmanager
+def _new_file(file: Path | None) -> Iterator[None]:
+    """Makes the file, and takes it away again if what follows fails: no half-made ledger stays on a full disk."""
+    if file is None:
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.touch(exist_ok=False)
+    except FileExistsError:
+        raise LedgerError("it exists already; resume that run, or choose another name") from None
+    try:
+        yield
+    except BaseException:
+        for suffix in ("", "-wal", "-shm"):
+            file.with_name(file.name + suffix).unlink(missing_ok=True)
+        raise
+
+
 def _check(connection: Connection) -> None:
     check_intact(connection)
     # Someone else's database is not migrated, so this comes first.
     if current_revision(connection) is None:
         raise LedgerError("it is not a stepsmith ledger (no schema revision in it)")
     upgrade(connection)
+    check_rows(connection)
     if queries.read_run(connection) is None:
         raise LedgerError("it holds no run, its creation was cut off; delete it and start again")
 

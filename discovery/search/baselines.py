@@ -15,6 +15,7 @@ def random_search(initial: Program, mutation: MutationConfig) -> Strategy:
 
     The length of a walk is geometric with mean `MEAN_MUTATIONS`.
     """
+    mutation.check()
     return Strategy(init, partial(_ask, initial, mutation), _tell)
 
 

@@ -9,9 +9,12 @@ from functools import partial
 from random import Random
 
 from ..language.canonical import canonical_hash
+from ..language.message import shown
 from ..language.program import Program
 from .mutate import MutationConfig, mutate
 from .strategy import Candidate, Member, SearchState, Strategy, init, random_of
+
+MAX_POPULATION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,16 @@ class EvolutionConfig:
     again (seen on three tasks, EXPERIMENTS.md).
     """
 
-    population_size: int = 200
-    tournament_size: int = 20
+    population_size: int = 200  # members, the oldest of which each child replaces
+    tournament_size: int = 20  # members drawn for one tournament
 
-    def __post_init__(self) -> None:
+    def check(self) -> "EvolutionConfig":
+        """The config itself; a ValueError where a size is outside its range."""
+        if self.population_size > MAX_POPULATION:
+            raise ValueError(f"population_size must be at most {MAX_POPULATION}, got {shown(self.population_size)}")
         if not 1 <= self.tournament_size <= self.population_size:
-            raise ValueError(f"tournament_size must be 1 to population_size ({self.population_size}), got {self.tournament_size}")
+            raise ValueError(f"tournament_size must be 1 to population_size ({self.population_size}), got {shown(self.tournament_size)}")
+        return self
 
 
 def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: MutationConfig) -> Strategy:
@@ -47,6 +54,8 @@ def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: M
     >>> child.birth, child.parent
     (1, 0)
     """
+    config.check()
+    mutation.check()
     return Strategy(init, partial(_ask, initial, config, mutation), partial(_tell, config))
 
 

@@ -1,10 +1,12 @@
 """The paper's mutations (Chen et al. 2023, arXiv 2302.06675, section 2): insert, delete, alter an argument."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from random import Random
 from typing import NamedTuple
 
 from ..language.canonical import canonical_hash_of_pruned, depends_on_gradient, prune
+from ..language.message import shown
 from ..language.ops import SAMPLED
 from ..language.program import MAX_STATEMENTS, Argument, Program, ProgramError, Statement
 from ..language.types import infer
@@ -28,15 +30,20 @@ class MutationConfig:
     fresh_target: float = 0.5  # probability that an inserted statement assigns a new variable
     max_statements: int = 20  # longer programs are mostly dead code, which costs time at every mutation
 
-    def __post_init__(self) -> None:
+    def check(self) -> "MutationConfig":
+        """The config itself; a ValueError where a weight, a probability or a length is outside its range."""
         weights = (self.insert, self.delete, self.alter)
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError(f"mutation weights must be at least 0 and not all 0, got {weights}")
+        for name, value in asdict(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"mutation.{name} must be finite, got {value}")
+        if min(weights) < 0 or sum(weights) <= 0 or not math.isfinite(sum(weights)):
+            raise ValueError(f"mutation weights must be at least 0 and not all 0, and their sum finite, got {weights}")
         for name in ("constant", "rescale", "fresh_target"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"mutation.{name} is a probability, got {getattr(self, name)}")
         if not 1 <= self.max_statements <= MAX_STATEMENTS:
-            raise ValueError(f"mutation.max_statements must be 1 to {MAX_STATEMENTS}, got {self.max_statements}")
+            raise ValueError(f"mutation.max_statements must be 1 to {MAX_STATEMENTS}, got {shown(self.max_statements)}")
+        return self
 
 
 class Child(NamedTuple):
@@ -126,7 +133,8 @@ def _alter(parent: Program, random: Random, config: MutationConfig) -> tuple[tup
     position = _pick(random, len(statement.args))
     old = statement.args[position]
     if isinstance(old, float) and random.random() < config.rescale:
-        new: Argument = old * 2.0 ** random.gauss(0.0, 1.0)
+        scaled = old * 2.0 ** random.gauss(0.0, 1.0)
+        new: Argument = scaled if math.isfinite(scaled) else old
     else:
         new = _argument(_variables(parent, at), random, config)
     args = (*statement.args[:position], new, *statement.args[position + 1 :])

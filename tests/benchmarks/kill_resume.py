@@ -16,8 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from faults import acknowledged, counted_twice
+
 from stepsmith.discovery import Run, SearchConfig, resume, search
 
+SEARCH = ["search", "--tasks", "digits_mlp", "--seeds-per-task", "1"]
 COMMAND = [sys.executable, "-c", "from stepsmith.discovery.cli import main; main()"]
 
 
@@ -52,11 +55,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole = search(SearchConfig(tasks=("digits_mlp",), seeds_per_task=1, budget=arguments.budget), Path(folder) / "whole")
         path = Path(folder) / "killed"
-        command, kills = ["search", "--budget", arguments.budget, "--run", str(path)], 0
+        command, kills, kept = [*SEARCH, "--budget", arguments.budget, "--run", str(path)], 0, set()
         while kills < arguments.kills and kill_once(command, path, delays.uniform(0.0, 0.5)):
             command, kills = ["resume", str(path)], kills + 1
+            kept |= acknowledged(path).evaluations
         resume(path)
-        print(f"kill_resume kills={kills} same_digest={Run(path).digest() == whole.digest()} evaluations={arguments.budget}")
+        lost, same = len(kept - acknowledged(path).evaluations), Run(path).digest() == whole.digest()
+        twice = counted_twice(path)
+        print(f"kill_resume kills={kills} same_digest={same} lost={lost} counted_twice={twice} evaluations={arguments.budget}")
 
 
 if __name__ == "__main__":

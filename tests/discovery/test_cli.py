@@ -1,6 +1,7 @@
 """The command: bad input ends with one line and exit code 2, tables come as JSON too."""
 
 import json
+import os
 import shutil
 import sys
 from importlib import metadata
@@ -11,6 +12,7 @@ import pytest
 from stepsmith.discovery import Run
 from stepsmith.discovery.cli import main
 from stepsmith.discovery.language import load, names, parse
+from stepsmith.discovery.table import table_lines
 from stepsmith.optimizers import registry as optimizers
 from stepsmith.schedules import registry as schedules
 from stepsmith.tasks import registry as tasks
@@ -79,7 +81,6 @@ BAD = {
     "status of corrupt": ("status corrupt", ["corrupt/ledger.sqlite"]),
     "verify nothing": ("verify nothing", ["nothing", "no ledger"]),
     "verify corrupt": ("verify corrupt", ["corrupt/ledger.sqlite"]),
-    "runs with a corrupt one": ("runs --folder .", ["corrupt/ledger.sqlite"]),
     "export nothing": ("export nothing", ["nothing", "lion"]),
     "export without ledger": ("export empty", ["empty", "no ledger"]),
     "export corrupt": ("export corrupt", ["corrupt/ledger.sqlite"]),
@@ -108,25 +109,35 @@ def test_bad_input_is_one_line(stepsmith, folder, arguments, words):
 
 
 USAGE = {
-    "unknown command": ("serch", "serch"),
-    "unknown option": ("search --taks digits_mlp", "--taks"),
-    "unknown mode": ("search --mode fast", "fast"),
-    "unknown strategy": ("search --strategy luck", "luck"),
-    "seed that is no number": ("search --seed x", "x"),
-    "config without a file": ("search --config", "--config"),
-    "unknown export format": ("export lion --as yaml", "yaml"),
-    "rank that is no number": ("export lion --rank first", "first"),
-    "resume without a run": ("resume", "run (required)"),
+    "no command": ("", "stepsmith: a command is missing; there are search, resume,"),
+    "unknown command": ("serch", "stepsmith: unknown: serch; there are search, resume,"),
+    "unknown option": ("search --taks digits_mlp", "--taks, digits_mlp; perhaps --tasks; see stepsmith search --help"),
+    "unknown mode": ("search --mode fast", "--mode: 'fast' is none of 'deterministic', 'async'; see stepsmith search --help"),
+    "unknown strategy": ("search --strategy luck", "--strategy: 'luck' is none of"),
+    "seed that is no number": ("search --seed x", "--seed: 'x' is no whole number; see stepsmith search --help"),
+    "seed that is a fraction": ("search --seed=1.5", "--seed: '1.5' is no whole number"),
+    "weight that is no number": ("search --insert x", "--insert: 'x' is no number"),
+    "value of many lines": ("search --seed " + "9" * 150 + "x", "9" * 150 + "x"),
+    "seed of too many digits": ("search --seed " + "9" * 5000, "--seed: Exceeds the limit"),
+    "config without a file": ("search --config", "--config: its value is missing; see stepsmith search --help"),
+    "seed without a value": ("search --seed", "--seed: its value is missing"),
+    "unknown export format": ("export lion --as yaml", "--as: 'yaml' is none of"),
+    "rank that is no number": ("export lion --rank first", "--rank: 'first' is no whole number; see stepsmith export --help"),
+    "resume without a run": ("resume", "missing: RUN"),
+    "one argument too many": ("resume a b", "unknown: b; see stepsmith resume --help"),
 }
 
 
-@pytest.mark.parametrize(("arguments", "word"), USAGE.values(), ids=USAGE.keys())
-def test_wrong_usage_says_what_is_wrong(stepsmith, tmp_path, monkeypatch, arguments, word):
+@pytest.mark.parametrize(("arguments", "words"), USAGE.values(), ids=USAGE.keys())
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_wrong_usage_is_one_line(stepsmith, tmp_path, monkeypatch, columns, arguments, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", columns)
     code, out, err = stepsmith(*arguments.split())
-    assert code == 2
-    assert word in err and "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.startswith("stepsmith: ") and err.endswith(" --help\n") and err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [] and os.environ["COLUMNS"] == columns
 
 
 @pytest.mark.parametrize(
@@ -144,14 +155,31 @@ def test_tables(stepsmith, command, column, expected):
     assert code == 0 and all(name in out for name in expected())
 
 
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+def test_tables_cut_nothing(width):
+    rows = [
+        {"task": name, "learning_rate": rate, "what": f"{name} is what is trained, in some words that do not end soon"}
+        for name, rate in (("digits_mlp", 0.1), ("a_task_of_a_long_name", None))
+    ]
+    heading, lines = table_lines(rows, width)
+    assert " ".join(" ".join([*heading, *lines]).split()).count("is what is trained, in some words that do not end soon") == 2
+    assert {"digits_mlp", "a_task_of_a_long_name", "0.1"} <= set(" ".join(lines).split())
+    assert width < 60 or max(map(len, [*heading, *lines])) <= width
+
+
 def test_version(stepsmith):
     assert stepsmith("--version") == (0, f"stepsmith {metadata.version('stepsmith')}\n", "")
 
 
-@pytest.mark.parametrize("command", ["", "search", "resume", "status", "runs", "verify", "export", "tasks", "optimizers", "schedules"])
-def test_help(stepsmith, command):
+@pytest.mark.parametrize(
+    "command", ["", "search", "resume", "status", "runs", "verify", "export", "tasks", "optimizers", "schedules", "train"]
+)
+def test_help(stepsmith, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
     code, out, err = stepsmith(*command.split(), "--help")
     assert code == 0 and "usage: stepsmith" in out and err == ""
+    assert all(len(line) <= 80 for line in out.splitlines() if not line.startswith("usage: "))  # tyro does not break its usage
+    assert "None" not in out and "--no-" not in out
 
 
 def test_options_beside_a_config_file_win(stepsmith, folder):
@@ -185,9 +213,18 @@ def test_a_run_in_tables_and_json(stepsmith, folder):
     assert code == 0 and status["evaluated"] == 40 and [row["rank"] for row in status["hall_of_fame"]] == [1, 2, 3]
     code, out, _ = stepsmith("status", "done")
     assert code == 0 and out.startswith("done: finished") and status["hall_of_fame"][0]["text"] in out
-    shutil.rmtree(folder / "corrupt")
     code, out, _ = stepsmith("runs", "--folder", ".", "--json")
-    assert code == 0 and [(row["run"], row["programs"]) for row in json.loads(out)] == [("done", 40)]
+    rows = [(row["run"], row["status"], row["programs"]) for row in json.loads(out)]
+    assert code == 0 and rows == [("corrupt", "damaged", None), ("done", "finished", 40)]
+    assert "damaged" in stepsmith("runs", "--folder", ".")[1]
+
+
+def test_folders_are_printed_as_they_are(stepsmith, folder):
+    shutil.move("done", "[/b] :smile:")
+    for command in ("status", "verify"):
+        code, out, err = stepsmith(command, "[/b] :smile:")
+        assert (code, err) == (0, "") and (command == "verify" or out.startswith("[/b] :smile:: finished"))
+    assert "[/b] :smile:" in stepsmith("runs", "--folder", "[")[1]
 
 
 def test_no_runs(stepsmith, tmp_path, monkeypatch):

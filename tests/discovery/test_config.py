@@ -8,7 +8,7 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepsmith.discovery import Budget, ConfigError, SearchConfig
+from stepsmith.discovery import Budget, ConfigError, SearchConfig, search
 from stepsmith.discovery.config import from_dict, load, to_dict
 from stepsmith.discovery.search import EvolutionConfig, MutationConfig
 
@@ -79,6 +79,16 @@ BAD = {
     "infinite weight": ("[mutation]\nalter = inf", ["mutation.alter", "finite"]),
     "weight beyond floats": (f"[mutation]\ninsert = 1{'0' * 400}", ["mutation.insert", "1e308"]),
     "too many statements": ("[mutation]\nmax_statements = 1000", ["mutation.max_statements", "1000"]),
+    "population without end": (f"[evolution]\npopulation_size = {10**7}", ["population_size", "at most 1000000"]),
+    "finalists beyond 64 bits": (f"finalists = {10**30}", ["finalists", "at most 10000"]),
+    "in flight without end": ("in_flight = 20000", ["in_flight", "at most 10000"]),
+    "weights of infinite sum": ("[mutation]\ninsert = 1e308\ndelete = 1e308", ["weights", "sum"]),
+    "length beyond floats": (f"[mutation]\nmax_statements = 1{'0' * 400}", ["mutation.max_statements", "a number of 1329 bits"]),
+    "more digits than Python reads": ("seed = " + "9" * 5000, ["not TOML", "digits"]),
+    "more bits than Python prints": ("seed = 0x" + "f" * 5000, ["seed", "a number of 20000 bits"]),
+    "nested without end": ("tasks = " + "[" * 5000, ["not TOML"]),
+    "a file without end": ("#" * 100_001, ["more than 100000 characters"]),
+    "zero byte": ('initial = "a\\u0000b"', ["initial", "no name"]),
     "not TOML": ("seed = = 3", ["not TOML", "line 1"]),
 }
 
@@ -92,6 +102,12 @@ def test_a_bad_file_is_one_clear_line(tmp_path, text, words):
     assert "\n" not in str(caught.value)
     for word in (str(path), *words):
         assert word in str(caught.value)
+
+
+def test_a_search_checks_its_config(tmp_path):
+    with pytest.raises(ConfigError, match="seed must be at least 0, got -1"):
+        search(SearchConfig(seed=-1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
@@ -108,10 +124,33 @@ def test_budgets(text, budget):
     assert dataclasses.astuple(Budget.parse(text)) == budget
 
 
-@pytest.mark.parametrize("text", ["", "0", "0s", "0.0m", "-5", "-5s", "1.5", "5 s", "5d", "s", "nan", "1e3", "5s\n", "infs"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "0s",
+        "0.0m",
+        "-5",
+        "-5s",
+        "1.5",
+        "5 s",
+        "5d",
+        "s",
+        "nan",
+        "1e3",
+        "5s\n",
+        "infs",
+        "5e3",
+        "9" * 400 + "s",
+        "9" * 5000,
+        "9999999999s",
+        "\u0665",
+    ],
+)
 def test_bad_budgets(text):
     with pytest.raises(ConfigError, match="such as 45s, 10m or 2h, or a number of evaluations"):
-        SearchConfig(budget=text)
+        SearchConfig(budget=text).check()
 
 
 def test_finalists_see_new_seeds():

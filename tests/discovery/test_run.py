@@ -17,7 +17,7 @@ import pytest
 from stepsmith.discovery import ConfigError, Run, resume, search
 from stepsmith.discovery.config import load
 from stepsmith.discovery.ledger import Ledger, LedgerError
-from stepsmith.tasks import DigitsMLP
+from stepsmith.tasks import get
 from stepsmith.tasks import registry as tasks
 from stepsmith.tasks.training import scores, train
 
@@ -90,10 +90,10 @@ def test_the_best_rule_trains_in_an_optax_chain(finished_run):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     rule = optax.chain(optax.clip_by_global_norm(1.0), module.discovered())
-    trained = train(DigitsMLP(), rule, steps=100)
+    trained = train(get("digits_mlp"), rule, steps=100)
     assert trained.status == 0 and jnp.mean(trained.losses[-20:]) < 0.5 * jnp.mean(trained.losses[:5])
     state = trained.train_state
-    assert scores(DigitsMLP(), state.params, state.state, DigitsMLP().load(), "validation")["accuracy"] > 0.7
+    assert scores(get("digits_mlp"), state.params, state.state, get("digits_mlp").load(), "validation")["accuracy"] > 0.7
 
 
 def test_resume_of_a_finished_run_changes_nothing(finished_run, tmp_path):
@@ -223,7 +223,7 @@ def test_kills_at_random_moments_change_nothing(start_command, arguments, uninte
             wait_for_more(process, path, told(path))
             time.sleep(delays.uniform(0.0, 0.3))
             process.kill()
-        assert Run(path).status()["status"] == "running"  # it was hit before its end
+        assert Run(path).status()["status"] == "interrupted"  # it was hit before its end
     run = resume(path, workers=2)
     check_finished(run, 200)
     assert run.digest() == uninterrupted.digest()

@@ -36,7 +36,7 @@ def collect(pool, count):
 @pytest.fixture(scope="module")
 def pool(traps):
     """Two workers with a time limit of 4 s. Tests leave it idle."""
-    with WorkerPool(WorkerSpec(("digits_mlp", f"{traps}:Trap"), initial=load("adamw").to_json()), 2, time_limit=4.0) as pool:
+    with WorkerPool(WorkerSpec(("digits_mlp", f"{traps}:trap"), initial=load("adamw").to_json()), 2, time_limit=4.0) as pool:
         pool.wait_until_ready()
         yield pool
 
@@ -66,14 +66,14 @@ def test_a_failure_ends_a_job(pool):
 def test_a_program_that_costs_two_workers_is_charged_and_no_other(pool, traps, program, status):
     lost = pool.workers_lost
     for key in range(6):
-        pool.submit(Job(key, program if key == 1 else LION, (key,), tasks=(f"{traps}:Trap",)))
+        pool.submit(Job(key, program if key == 1 else LION, (key,), tasks=(f"{traps}:trap",)))
     results = collect(pool, 6)
-    assert results[1] == (1, (), status)
+    assert results[1] == (1, (), status, {})
     for key in (0, 2, 3, 4, 5):
         assert results[key].status is None
         assert [(e.seed, e.status) for e in results[key].evaluations] == [(key, Status.OK)]
     assert pool.workers_lost == lost + 2
-    pool.submit(Job(9, LION, (0,), tasks=(f"{traps}:Trap",)))
+    pool.submit(Job(9, LION, (0,), tasks=(f"{traps}:trap",)))
     assert collect(pool, 1)[9].evaluations[0].loss == results[0].evaluations[0].loss
 
 
@@ -101,7 +101,7 @@ def test_the_environment_of_a_worker(pool):
         status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         if worker.ready:
             assert int(status["SigIgn"], 16) >> (signal.SIGINT - 1) & 1
-    assert pool.identity["threads"] == "1" and pool.identity["device"].startswith("cpu")
+            assert worker.identity["threads"] == "1" and worker.identity["device"].startswith("cpu")
 
 
 HUNGRY = """

@@ -153,7 +153,7 @@ def test_random_search_walk_lengths():
 @pytest.mark.parametrize(("population", "tournament"), [(4, 5), (4, 0), (0, 1)])
 def test_bad_config(population, tournament):
     with pytest.raises(ValueError, match="tournament_size must be 1 to population_size"):
-        EvolutionConfig(population, tournament)
+        EvolutionConfig(population, tournament).check()
 
 
 def test_hall_of_fame():

@@ -165,4 +165,4 @@ def test_deterministic_by_seed():
 )
 def test_bad_config(settings, message):
     with pytest.raises(ValueError, match=message):
-        MutationConfig(**settings)
+        MutationConfig(**settings).check()
