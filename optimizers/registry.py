@@ -131,8 +131,9 @@ def create(name: str, learning_rate: optax.ScalarOrSchedule | None = None, **kwa
         -1.0
     """
     row = get(name)
+    signature = inspect.signature(row.factory)
     try:
-        inspect.signature(row.factory).bind(learning_rate, **kwargs)
+        signature.bind(learning_rate, **kwargs)
     except TypeError as error:
-        raise ValueError(f"optimizer {name!r}: {error}; its settings are {inspect.signature(row.factory)}") from error
+        raise ValueError(f"optimizer {name!r}: {error}; its settings are {', '.join(signature.parameters)}") from error
     return row.factory(row.learning_rate if learning_rate is None else learning_rate, **kwargs)

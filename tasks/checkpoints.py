@@ -31,7 +31,7 @@ from . import curves
 from .base import SPLITS, Data, HostFed, Split, Task, load_on_device
 from .curves import CurveLog
 from .saving import CheckpointError, Store, from_arrays, to_arrays
-from .training import NONFINITE, OK, STATUS_NAMES, TrainState, _chunk_length, scores, start, train
+from .training import NONFINITE, OK, STATUS_NAMES, TrainState, chunk_length, scores, start, train
 
 RUN, LOCK, CHECKPOINTS = "run.json", "run.lock", "checkpoints"
 FORMAT = 1  # of the folder; raised where an older one can no longer be continued
@@ -140,7 +140,7 @@ def train_with_checkpoints(
         ('ok', 0, 'ok', 40)
     """
     steps = task.steps if steps is None else steps
-    length = _chunk_length(steps, CHUNK)
+    length = chunk_length(steps, CHUNK)
     every = max(steps // CHECKPOINTS_IN_A_RUN, 1) if every is None else every
     if every < 1:
         raise ValueError(f"steps between checkpoints must be at least 1, got {every}")

@@ -125,7 +125,7 @@ def _status(loss: Array, threshold: float) -> Array:
     return jnp.where(jnp.isfinite(loss), status, NONFINITE).astype(jnp.int32)
 
 
-def _chunk_length(steps: int, chunk: int) -> int:
+def chunk_length(steps: int, chunk: int) -> int:
     """The longest chunk, at most `chunk`, that divides `steps`."""
     if steps < 1 or chunk < 1:
         raise ValueError(f"steps and chunk must be at least 1, got {steps} and {chunk}")
@@ -165,7 +165,7 @@ def make_run(
         (0, 200, True)
     """
     steps = task.steps if steps is None else steps
-    length = _chunk_length(steps, chunk)
+    length = chunk_length(steps, chunk)
 
     def run(data: Data, argument: Any, seed_key: Array) -> Outcome:
         transformation = make_transformation(argument)
@@ -212,7 +212,7 @@ def make_runner(
         run = jax.jit(make_run(task, make_transformation, steps, chunk))
         return lambda data, argument, seed: run(data, argument, jax.random.key(seed))
     total = task.steps if steps is None else steps
-    length = _chunk_length(total, chunk)
+    length = chunk_length(total, chunk)
     begin = jax.jit(lambda argument, key: start(task, make_transformation(argument), key))
     advance = jax.jit(lambda argument, batches, carry: _fed_chunk(task, make_transformation(argument), batches, carry))
     finish = jax.jit(functools.partial(_outcome, task))
@@ -270,7 +270,7 @@ def train(
     first = int(carry.step)
     if first >= steps:
         return Trained(carry, np.zeros(0, np.float32), OK)
-    length = _chunk_length(steps - first, chunk)
+    length = chunk_length(steps - first, chunk)
     advance = make_advance(task, transformation, data, seed, first, length)
     curve = []
     status = OK

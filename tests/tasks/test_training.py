@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from stepsmith.tasks import DIVERGED, NONFINITE, OK, get, make_run, names, scores, train
-from stepsmith.tasks.training import _chunk_length
+from stepsmith.tasks.training import chunk_length
 
 TASK = get("digits_mlp")
 
@@ -104,7 +104,7 @@ def test_one_executable_serves_every_learning_rate():
 
 @pytest.mark.parametrize(("steps", "chunk", "expected"), [(200, 20, 20), (50, 20, 10), (7, 20, 7), (23, 20, 1), (30, 7, 6)])
 def test_a_chunk_divides_the_steps(steps, chunk, expected):
-    assert _chunk_length(steps, chunk) == expected
+    assert chunk_length(steps, chunk) == expected
 
 
 def test_the_language_model_learns_in_a_few_steps():

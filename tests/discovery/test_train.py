@@ -1,0 +1,201 @@
+"""`stepsmith train`: rules by name, program and file; the same numbers as the loop itself; refusals; kill and go on."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from stepsmith.discovery.export import to_optax
+from stepsmith.discovery.language import load, to_text
+from stepsmith.discovery.rules import RuleError, make_rule
+from stepsmith.discovery.train import make_job, run_job
+from stepsmith.tasks import get, train
+
+TASK = "quadratic"
+STEPS = 40
+COMMAND = [sys.executable, "-c", "from stepsmith.discovery.cli import main; main()", "train"]
+
+
+def _run(*arguments, **options):
+    command = [*COMMAND, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def _params(transformation, steps=STEPS):
+    return jax.tree.leaves(train(get(TASK), transformation, steps=steps).train_state.params)
+
+
+def _close(a, b, rtol):
+    for x, y in zip(a, b, strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6)
+
+
+def _linear(peak):
+    return optax.linear_schedule(peak, 0.0, STEPS)
+
+
+def test_a_name_is_optax_rule():
+    rule = make_rule("lion", STEPS, "linear", 0.002, 0.3)
+    assert rule.settings == {"optimizer": "lion", "learning_rate": 0.002, "weight_decay": 0.3, "schedule": "linear"}
+    _close(_params(rule.transformation), _params(optax.lion(_linear(0.002), weight_decay=0.3)), 1e-6)
+
+
+@pytest.mark.parametrize(("rate", "decay"), [(None, None), (0.002, None), (0.002, 0.3), (None, 0.0)])
+def test_a_program_takes_rate_and_decay(rate, decay):
+    rule = make_rule("program:lion", STEPS, "linear", rate, decay)
+    rate, decay = rate or 0.0003, 0.1 if decay is None else decay
+    assert (rule.settings["learning_rate"], rule.settings["weight_decay"]) == (pytest.approx(rate), decay)
+    expected = optax.lion(_linear(rate), b1=0.9, b2=0.99, weight_decay=decay)
+    _close(_params(rule.transformation), _params(expected), 1e-4)
+
+
+def test_a_program_that_holds_its_rate_takes_a_factor(tmp_path):
+    file = tmp_path / "own.txt"
+    file.write_text("def train(w, g, lr):\n    x = g * lr\n    update = sin(x)\n    return update\n")
+    rule = make_rule(str(file), STEPS, "constant", 0.5)
+    assert rule.settings["learning_rate"] == 0.5 and rule.settings["weight_decay"] is None
+    gradient = jnp.array([0.3, -2.0])
+    update, _ = rule.transformation.update(gradient, rule.transformation.init(gradient), gradient)
+    np.testing.assert_allclose(update, -np.sin(0.5 * np.asarray(gradient)), rtol=1e-6)
+    with pytest.raises(RuleError, match="weight decay is part of this program's formula"):
+        make_rule(str(file), STEPS, weight_decay=0.1)
+
+
+def test_program_text_json_and_exported_file_are_the_same_rule(tmp_path):
+    program = load("adamw")
+    (tmp_path / "p.txt").write_text(to_text(program))
+    (tmp_path / "p.json").write_text(program.to_json())
+    (tmp_path / "best.py").write_text(to_optax(program, "found"))
+    first, second, exported = (make_rule(str(tmp_path / name), STEPS, "cosine", 0.01) for name in ("p.txt", "p.json", "best.py"))
+    assert first.settings["rule"] == second.settings["rule"]
+    _close(_params(first.transformation), _params(exported.transformation), 1e-4)
+    named = make_rule(f"{tmp_path / 'best.py'}:found", STEPS, "cosine", 0.01)
+    _close(_params(named.transformation), _params(exported.transformation), 0)
+
+
+@pytest.mark.parametrize("name", ["lion", "program:adamw"])
+def test_the_command_prints_what_the_loop_gives(name):
+    printed = _run(TASK, "--optimizer", name, "--learning-rate", "0.01", "--steps", STEPS, "--seed", 3, "--json")
+    result = json.loads(printed.stdout)
+    assert printed.returncode == 0 and printed.stderr == ""
+    here = run_job(make_job(TASK, name, learning_rate=0.01, steps=STEPS, seed=3))
+    assert result["scores"] == here.scores and result["status"] == "ok" and result["steps_done"] == STEPS
+    assert (
+        here.scores["validation"]["loss"]
+        < run_job(make_job(TASK, name, learning_rate=0.0, steps=STEPS, seed=3)).scores["validation"]["loss"]
+    )
+
+
+def test_a_run_that_diverges_says_so_and_ends_with_1():
+    printed = _run(TASK, "--optimizer", "sgd", "--learning-rate", "1e9", "--json")
+    result = json.loads(printed.stdout)
+    assert printed.returncode == 1 and result["status"] in ("diverged", "nonfinite")
+    assert all(value is None or math.isfinite(value) for metrics in result["scores"].values() for value in metrics.values())
+
+
+def test_killed_and_started_again_it_prints_the_same(tmp_path):
+    def command(folder):
+        return ["digits_mlp", "--optimizer", "program:adamw_corrected", "--steps", 2000, "--checkpoint", folder, "--checkpoint-every", 20]
+
+    whole = _run(*command(tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    for goal in (100, 900):
+        arguments = [*COMMAND, *map(str, command(tmp_path / "killed"))]
+        child = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while child.poll() is None and _rows(tmp_path / "killed") < goal:
+            time.sleep(0.002)
+        child.kill()
+        child.wait()
+    again = _run(*command(tmp_path / "killed"))
+    assert again.returncode == 0 and "going on from step" in again.stdout
+    assert _scores(again.stdout) == _scores(whole.stdout)
+    assert (tmp_path / "killed" / "curve.csv").read_bytes() == (tmp_path / "whole" / "curve.csv").read_bytes()
+    assert "finished already" in _run(*command(tmp_path / "killed")).stdout
+
+
+def _rows(folder: Path) -> int:
+    curve = folder / "curve.csv"
+    return curve.read_bytes().count(b"\n") if curve.exists() else 0
+
+
+def _scores(out):
+    return out.splitlines()[-1].partition(";")[2]
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    command = ["digits_mlp", "--optimizer", "lion", "--steps", "1000000", "--checkpoint", str(tmp_path / "run")]
+    child = subprocess.Popen([*COMMAND, *command], stdout=subprocess.PIPE, text=True)
+    while _rows(tmp_path / "run") < 50 and child.poll() is None:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGINT)
+    out, _ = child.communicate(timeout=120)
+    assert child.returncode == 130 and f"go on with: stepsmith train {' '.join(command)}" in out.splitlines()[-1]
+
+
+BAD = {
+    "unknown task": (["nowhere", "--optimizer", "lion"], ["unknown task 'nowhere'", "digits_mlp"]),
+    "unknown rule": ([TASK, "--optimizer", "lyon"], ["unknown optimizer 'lyon'", "lion", "powersign", ".py"]),
+    "no rule": ([TASK], ["--optimizer"]),
+    "missing file": ([TASK, "--optimizer", "gone.py"], ["gone.py: no such file"]),
+    "broken file": ([TASK, "--optimizer", "broken.py"], ["broken.py: cannot be imported: SyntaxError"]),
+    "empty file": ([TASK, "--optimizer", "empty.py"], ["empty.py: has no public function with a learning_rate"]),
+    "two rules": ([TASK, "--optimizer", "two.py"], ["several functions", "a, b", "two.py:FUNCTION"]),
+    "no such function": ([TASK, "--optimizer", "two.py:c"], ["no function 'c'", "a, b"]),
+    "no transformation": ([TASK, "--optimizer", "two.py:a"], ["gives int, not an optax.GradientTransformation"]),
+    "no rate": ([TASK, "--optimizer", "two.py:b"], ["no default learning rate", "--learning-rate"]),
+    "bad program": ([TASK, "--optimizer", "bad.txt"], ["bad.txt"]),
+    "no weight decay": (
+        [TASK, "--optimizer", "sgd", "--weight-decay", "0.1"],
+        ["'sgd'", "unexpected keyword argument 'weight_decay'", "settings are learning_rate, momentum, nesterov"],
+    ),
+    "negative rate": ([TASK, "--optimizer", "lion", "--learning-rate", "-1"], ["learning rate must be", "-1"]),
+    "nan decay": ([TASK, "--optimizer", "lion", "--weight-decay", "nan"], ["weight decay must be", "nan"]),
+    "unknown schedule": ([TASK, "--optimizer", "lion", "--schedule", "bogus"], ["bogus", "linear"]),
+    "no steps": ([TASK, "--optimizer", "lion", "--steps", "0"], ["steps must be at least 1", "got 0"]),
+    "too many steps": ([TASK, "--optimizer", "lion", "--steps", "9" * 30], ["steps must be", "at most"]),
+    "negative seed": ([TASK, "--optimizer", "lion", "--seed", "-1"], ["seed must be at least 0"]),
+    "interval without a folder": ([TASK, "--optimizer", "lion", "--checkpoint-every", "5"], ["--checkpoint DIR"]),
+    "foreign folder": ([TASK, "--optimizer", "lion", "--checkpoint", "."], ["holds other files", "empty folder"]),
+    "folder below a file": ([TASK, "--optimizer", "lion", "--checkpoint", "two.py/out"], ["cannot be used for checkpoints"]),
+}
+
+
+@pytest.fixture(scope="module")
+def stumbling(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stumbling")
+    (folder / "broken.py").write_text("def found(learning_rate=1.0:\n")
+    (folder / "empty.py").write_text("x = 1\n")
+    (folder / "two.py").write_text("def a(learning_rate=1.0):\n    return 3\n\n\ndef b(learning_rate):\n    return 4\n")
+    (folder / "bad.txt").write_text("def train(w, g, lr):\n    update = nothing(g)\n    return update\n")
+    return folder
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(name, stumbling, monkeypatch, capsys):
+    from stepsmith.discovery.cli import main
+
+    arguments, words = BAD[name]
+    monkeypatch.chdir(stumbling)
+    monkeypatch.setattr(sys, "argv", ["stepsmith", "train", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and err.count("\n") == 1 and err.startswith("stepsmith: ")
+    for word in words:
+        assert word in err
+
+
+def test_another_rule_in_the_same_folder_is_refused(tmp_path):
+    assert _run(TASK, "--optimizer", "lion", "--steps", 20, "--checkpoint", tmp_path / "run").returncode == 0
+    other = _run(TASK, "--optimizer", "lion", "--learning-rate", 0.1, "--steps", 20, "--checkpoint", tmp_path / "run")
+    assert other.returncode == 2 and "learning_rate is 0.0003 there and 0.1 here" in other.stderr
