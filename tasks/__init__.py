@@ -11,7 +11,7 @@ from .checks import TaskError, check
 from .cost import Cost, cost
 from .ladder import SCALES, transfer
 from .objectives import cross_entropy
-from .registry import TASKS, get, names
+from .registry import TASKS, available, get, names
 from .supervised import Supervised
 from .training import DIVERGED, NONFINITE, OK, STATUS_NAMES, Outcome, Trained, TrainState, make_run, make_runner, scores, start, train
 from .version import digest
@@ -37,6 +37,7 @@ __all__ = [
     "TaskError",
     "TrainState",
     "Trained",
+    "available",
     "check",
     "cost",
     "cross_entropy",

@@ -176,9 +176,9 @@ def _write(references: dict[str, dict[str, Any]]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures the references that are missing for the tasks named, or for all."""
+    """Measures the references that are missing for the tasks named, or for all whose data are here."""
     references = _read()
-    for name in arguments or registry.names():
+    for name in arguments or registry.available():
         task = registry.get(name)
         if task.version not in references:
             references[task.version] = measure(task).to_json()

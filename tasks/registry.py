@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from .base import Task
+from .base import DataError, Task
 from .digits import digits_autoencoder, digits_gru, digits_mlp, logistic
 from .fashion import fashion_cnn, fashion_mlp, fashion_vit
 from .proxies import imagenet_vit, lm1b_transformer
@@ -38,6 +38,24 @@ def names() -> tuple[str, ...]:
         ('digits_mlp', 'digits_autoencoder', 'digits_gru')
     """
     return tuple(TASKS)
+
+
+def available() -> tuple[str, ...]:
+    """Those of `names()` whose data are on this machine.
+
+    Example:
+        >>> "digits_mlp" in available()
+        True
+    """
+    return tuple(name for name in TASKS if _has_data(get(name)))
+
+
+def _has_data(task: Task) -> bool:
+    try:
+        task.load()
+    except DataError:
+        return False
+    return True
 
 
 def get(name: str, scale: int | None = None) -> Task:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 import optax
 
-from stepsmith.tasks import registry
+from stepsmith.tasks import load_on_device, registry
 from stepsmith.tasks.training import OK, make_run
 
 POINTS, FLOOR, FAILED = 7, 1e-6, 1e3  # a failed run counts as a loss of 1,000
@@ -52,17 +52,13 @@ def rules(paths):
 
 def runner(task, make_rule):
     """(rate, seed) -> (validation loss, test loss), compiled once."""
-    steps, data = task.steps, jax.device_put(task.load())
+    steps, data = task.steps, load_on_device(task)
     loop = make_run(task, lambda rate: make_rule(lambda step: rate * (1 - step / steps), steps))
 
     @jax.jit
     def run(data, rate, seed):
         outcome = loop(data, rate, jax.random.key(seed))
-        return (
-            outcome.status,
-            outcome.loss,
-            task.metric(outcome.params, task.init(jax.random.key(0))[1], task.examples(data, "test"))["loss"],
-        )
+        return outcome.status, outcome.loss, task.metric(outcome.params, outcome.state, task.examples(data, "test"))["loss"]
 
     def losses(rate, seed):
         status, validation, test = run(data, np.float32(rate), seed)
@@ -98,7 +94,7 @@ def interval(differences, draws=10_000):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rules", type=Path, nargs="+")
-    parser.add_argument("--tasks", nargs="+", default=list(registry.names()))
+    parser.add_argument("--tasks", nargs="+", default=list(registry.available()))
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()

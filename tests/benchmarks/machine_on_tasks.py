@@ -67,7 +67,7 @@ def main():
         return
     from stepsmith import tasks
 
-    names = sys.argv[1:] or [*(name for name in tasks.names() if name not in ("imagenet_vit", "lm1b_transformer")), *SIZES]
+    names = sys.argv[1:] or [*tasks.available(), *SIZES]
     environment = dict(os.environ, JAX_PLATFORMS="cpu", NPROC="1")
     print("| task | parameters | Lion ms | optax ms | ratio (min to max) | AdamW ms | optax ms | ratio (min to max) |\n|" + "---|" * 8)
     for name in names:

@@ -199,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "tasks", "ladder"])
     parser.add_argument("path", type=Path)
-    parser.add_argument("names", nargs="*", default=list(tasks.names()))
+    parser.add_argument("names", nargs="*", default=list(tasks.available()))
     parser.add_argument("--rules", nargs="+", default=list(RULES), choices=list(RULES))
     arguments = parser.parse_args()
     if arguments.what == "run":

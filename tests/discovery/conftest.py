@@ -1,14 +1,24 @@
-"""Small searches, and the command as a process of its own."""
+"""Small searches, the command as a process of its own, and programs on recorded gradients: interpreted, by the machine, exported."""
 
 import dataclasses
+import importlib.util
 import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 from stepsmith.discovery import SearchConfig, search
+from stepsmith.discovery.language import as_transformation
 from stepsmith.discovery.search import EvolutionConfig
+from stepsmith.discovery.vm import Clock, assemble, register_machine
+
+STEPS = 10
+SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
 
 
 @pytest.fixture(scope="session")
@@ -50,3 +60,75 @@ def start_command():
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     return start
+
+
+def _flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+@pytest.fixture(scope="session")
+def record():
+    """Gradients and parameters of ten steps, away from zero and of both signs."""
+    rng = np.random.default_rng(7)
+
+    def draw():
+        return {
+            name: jnp.asarray(rng.choice([-1, 1], (STEPS, *s)) * rng.uniform(0.05, 0.95, (STEPS, *s)), jnp.float32)
+            for name, s in SHAPES.items()
+        }
+
+    return draw(), draw()
+
+
+@pytest.fixture(scope="session")
+def interpret(record):
+    """Program -> its updates by the reference, operation by operation. # [steps, elements]"""
+
+    def run(program, nudge=0.0):
+        gradients, params = record
+        transformation = as_transformation(program, optax.linear_schedule(1.0, 0.0, STEPS), STEPS)
+        state, rows = transformation.init(jax.tree.map(lambda x: x[0], params)), []
+        for step in range(STEPS):
+            g, w = jax.tree.map(lambda x, step=step: x[step] * (1 + nudge), gradients), jax.tree.map(lambda x, step=step: x[step], params)
+            updates, state = transformation.update(g, state, w)
+            rows.append(_flat(updates))
+        return np.asarray(rows)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def machine(record):
+    """Bytecode -> its updates; one executable for all. # [steps, elements]"""
+    gradients, params = record
+
+    @jax.jit
+    def run(code):
+        transformation = register_machine(code)
+
+        def step(state, inputs):
+            updates, state = transformation.update(inputs[0], state, inputs[1])
+            return state, updates
+
+        return jax.lax.scan(step, transformation.init(jax.tree.map(lambda x: x[0], params)), (gradients, params))[1]
+
+    def updates(program, factor=1.0):
+        tree = run(assemble(program, Clock.create(1 - np.arange(STEPS) / STEPS), factor))
+        return np.concatenate([np.asarray(x).reshape(STEPS, -1) for x in jax.tree.leaves(tree)], 1)
+
+    return updates
+
+
+@pytest.fixture
+def load_module(tmp_path):
+    """Writes the text of a module to a file and imports it."""
+
+    def load(text, name):
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        spec = importlib.util.spec_from_file_location(f"exported_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
