@@ -38,6 +38,12 @@ def next_token(outputs: Array, inputs: Array, batch: Batch) -> dict[str, Array]:
     return _scores(outputs, batch[:, 1:].astype(jnp.int32))
 
 
+def regression(outputs: Array, inputs: Array, batch: Batch) -> dict[str, Array]:
+    """'loss', the mean squared error of outputs [B, 1]; the targets are the batch's 'target' [B]."""
+    del inputs
+    return {"loss": jnp.mean(jnp.square(outputs[:, 0] - batch["target"]))}
+
+
 def reconstruction(outputs: Array, inputs: Array, batch: Batch) -> dict[str, Array]:
     """'loss', the mean squared error.
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from jax import Array
 
 from .base import Batch, Data, PyTree, Split
-from .models import functional
+from .models import attention, functional
 from .models.functional import Functional, Model
 from .version import digest
 
@@ -101,7 +101,7 @@ class Supervised:
     @property
     def version(self) -> str:
         """Digest of the data, the settings and the code."""
-        return digest(self, functional)
+        return digest(self, functional, attention)
 
     def load(self) -> Data:
         """The arrays of every split."""
@@ -147,7 +147,7 @@ class Streamed:
     @property
     def version(self) -> str:
         """Digest of the settings, the code and the data's fingerprint."""
-        return digest(self, functional, data=self.source.fingerprint())
+        return digest(self, functional, attention, data=self.source.fingerprint())
 
     def load(self) -> Data:
         """The arrays of the scored splits, and what `stream` reads from."""

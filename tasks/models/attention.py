@@ -35,7 +35,8 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """One layer: attention, then a perceptron four times as wide, each after a norm and added to its input."""
 
-    def __init__(self, width: int, num_heads: int, causal: bool, dropout: float, rngs: nnx.Rngs):
+    def __init__(self, width: int, num_heads: int, causal: bool, dropout: float, rngs: nnx.Rngs, activation: str = "relu"):
+        self.activation = getattr(nnx, activation)
         self.norm_attention = nnx.LayerNorm(width, rngs=rngs)
         self.attention = Attention(width, num_heads, causal, rngs)
         self.norm_mlp = nnx.LayerNorm(width, rngs=rngs)
@@ -46,7 +47,7 @@ class Block(nnx.Module):
     def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
         """Maps x [B, T, width] to the same shape; each branch's output is dropped out where `rngs` is given."""
         x = x + self._dropped(self.attention(self.norm_attention(x)), rngs)
-        return x + self._dropped(self.contract(nnx.relu(self.expand(self.norm_mlp(x)))), rngs)
+        return x + self._dropped(self.contract(self.activation(self.expand(self.norm_mlp(x)))), rngs)
 
     def _dropped(self, x: Array, rngs: nnx.Rngs | None) -> Array:
         return self.dropout(x, deterministic=rngs is None, rngs=rngs)

@@ -1,4 +1,4 @@
-"""A recurrent network that reads a sequence and classifies it.
+"""A recurrent network that reads a sequence and classifies it, or predicts every next token of a text.
 
 Source: K. Cho et al., Learning phrase representations using RNN encoder-decoder, 2014, arXiv:1406.1078, equations 5 to 8.
 """
@@ -15,11 +15,14 @@ from jax import Array
 class GRU:
     """Layers of gated recurrent units over a sequence; the last state of the last one gives the logits.
 
+    Of tokens every state gives logits, those of the next token.
+
     Attributes:
         num_inputs: size of one element of the sequence.
         width: size of the recurrent state.
         num_layers: layers, each reading the states of the one below.
         classes: number of logits.
+        vocabulary: number of tokens where the elements are tokens, embedded in `num_inputs` numbers; else 0.
 
     Example:
         >>> GRU(num_inputs=8, width=16, num_layers=1, classes=10).build(nnx.Rngs(0))(jnp.zeros((3, 5, 8))).shape
@@ -30,6 +33,7 @@ class GRU:
     width: int
     num_layers: int
     classes: int
+    vocabulary: int = 0
 
     def build(self, rngs: nnx.Rngs) -> "RecurrentNetwork":
         """Draws the weights."""
@@ -40,18 +44,22 @@ class RecurrentNetwork(nnx.Module):
     """The module that `GRU` builds."""
 
     def __init__(self, settings: GRU, rngs: nnx.Rngs):
-        self.num_layers = settings.num_layers
+        self.num_layers, self.reads_tokens = settings.num_layers, settings.vocabulary > 0
+        if self.reads_tokens:
+            self.embed = nnx.Embed(settings.vocabulary, settings.num_inputs, rngs=rngs)
         sizes = (settings.num_inputs, *[settings.width] * (settings.num_layers - 1))
         for index, size in enumerate(sizes):
             setattr(self, f"layer_{index}", _Layer(size, settings.width, rngs))
         self.head = nnx.Linear(settings.width, settings.classes, rngs=rngs)
 
     def __call__(self, x: Array, rngs: nnx.Rngs | None = None) -> Array:
-        """Maps x [B, T, num_inputs] to logits [B, classes]; training and scoring are the same."""
+        """Maps x [B, T, num_inputs] to logits [B, classes], or tokens [B, T] to [B, T, classes]; deterministic."""
         del rngs
+        if self.reads_tokens:
+            x = self.embed(x.astype(jnp.int32))
         for index in range(self.num_layers):
             x = getattr(self, f"layer_{index}")(x)
-        return self.head(x[:, -1])
+        return self.head(x if self.reads_tokens else x[:, -1])
 
 
 class _Layer(nnx.Module):

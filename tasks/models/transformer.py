@@ -20,6 +20,7 @@ class Transformer:
         context: the longest input, in tokens.
         vocabulary: number of tokens; 256 where every byte is one.
         dropout: share of each branch's output that is dropped while training.
+        activation: of the perceptrons, a function of `flax.nnx` by name.
 
     Example:
         >>> model = Transformer(width=8, num_layers=1, num_heads=2, context=16).build(nnx.Rngs(0))
@@ -33,6 +34,7 @@ class Transformer:
     context: int
     vocabulary: int = 256
     dropout: float = 0.0
+    activation: str = "relu"
 
     def build(self, rngs: nnx.Rngs) -> "Decoder":
         """Draws the weights."""
@@ -48,7 +50,7 @@ class Decoder(nnx.Module):
         self.embed = nnx.Embed(settings.vocabulary, width, rngs=rngs)
         self.position = nnx.Embed(settings.context, width, rngs=rngs)
         for index in range(self.num_layers):
-            setattr(self, f"block_{index}", Block(width, settings.num_heads, True, settings.dropout, rngs))
+            setattr(self, f"block_{index}", Block(width, settings.num_heads, True, settings.dropout, rngs, settings.activation))
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.unembed = nnx.Linear(width, settings.vocabulary, use_bias=False, rngs=rngs)
 
