@@ -24,6 +24,8 @@ from ..tasks.checks import check
 from ..tasks.cost import cost, seconds_per_step
 from . import config as configs
 from . import usage
+from .benchmark import algoperf
+from .benchmark.performance import earliest, fastest
 from .config import SearchConfig
 from .evaluate import Devices, WorkerError
 from .export import to_optax
@@ -291,6 +293,31 @@ class Train:
         return train.command(_out, job, self.checkpoint, self.checkpoint_every, self.json)
 
 
+@dataclass(frozen=True)
+class Score:
+    """Score the submissions in AlgoPerf's logs against each other."""
+
+    logs: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LOGS")]
+    """AlgoPerf's folder of submissions, or a CSV file, gzipped or not"""
+    targets: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """JSON of the workloads and the validation metric that each must reach"""
+    base_only: bool = False
+    """a missed held-out variant does not cost its workload"""
+    by_time: bool = False
+    """a study's best trial is that of least time, not that of fewest evaluations"""
+    json: bool = False
+    """print {submission: score} as JSON, and nothing else"""
+
+    def __call__(self) -> int:
+        targets = algoperf.read_targets(self.targets)
+        logs = algoperf.read_logs(self.logs, targets)
+        standing = algoperf.score_logs(logs, targets, not self.base_only, fastest if self.by_time else earliest)
+        if self.json:
+            return _print_json(dict(zip(standing.submissions, standing.scores.tolist(), strict=True)))
+        _print_standing(standing)
+        return 0
+
+
 DESCRIPTION = "Discovers update rules for neural networks.\n`stepsmith search` alone gives a result on real digits in two minutes."
 COMMANDS: dict[str, Any] = {
     "search": Search,
@@ -303,6 +330,7 @@ COMMANDS: dict[str, Any] = {
     "optimizers": Optimizers,
     "schedules": Schedules,
     "train": Train,
+    "score": Score,
 }
 
 
@@ -387,6 +415,21 @@ def _print_hall_of_fame(finalists: list[Finalist]) -> None:
     _print_table(rows, False)
     _out.print("fitness: log loss against tuned AdamW (0), in units of a learning rate off by a factor of 3.2; lower is better\n")
     _out.print(finalists[0].text + "\n")
+
+
+def _print_standing(standing: algoperf.Standing) -> None:
+    """The scores, and the ratios of each workload where they fit beside them."""
+    scores, ratios = [], []
+    for submission, score, row in zip(standing.submissions, standing.scores, standing.ratios, strict=True):
+        scores.append({"submission": submission, "score": f"{score:.4f}", "reached": f"{np.isfinite(row).sum()} of {len(row)}"})
+        ratios.append({name: f"{r:.2f}" if np.isfinite(r) else "" for name, r in zip(standing.workloads, row, strict=True)})
+    rows = [{**left, **right} for left, right in zip(scores, ratios, strict=True)]
+    heading, lines = table_lines(rows, _out.width)
+    if _out.is_terminal and max(map(len, [*heading, *lines])) > _out.width:
+        _print_table(scores, False)
+        return
+    _print_table(rows, False)
+    _out.print("by workload: the time in units of the best; blank: missed, above 4, or lost with a held-out variant of it")
 
 
 def _print_json(value: Any) -> int:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import failpoints
@@ -335,7 +335,7 @@ def check_one_moment(ledger: Ledger) -> None:
         raise LedgerError(f"damaged ledger: it holds {found} births, tells and outcomes, its search knows of {expected}; start a new run")
 
 
-def mean_losses(evaluations: tuple[Evaluation, ...] | list[Evaluation]) -> dict[str, float]:
+def mean_losses(evaluations: Sequence[Evaluation]) -> dict[str, float]:
     """Task -> geometric mean of the validation loss over seeds."""
     logs: dict[str, list[float]] = {}
     for evaluation in evaluations:

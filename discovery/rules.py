@@ -5,12 +5,13 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optax
+from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from ..optimizers import registry as optimizers
 from ..schedules import registry as schedules
@@ -25,6 +26,31 @@ class RuleError(ValueError):
     """What was named leads to no rule, or the rule does not take the settings."""
 
 
+@runtime_checkable
+class Create(Protocol):
+    """Makes a transformation; numbers may be traced."""
+
+    def __call__(self, learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
+        """Of the learning rate at each step, the length of the run, and any of the rule's settings."""
+        ...
+
+
+class Source(NamedTuple):
+    """What a name leads to.
+
+    Attributes:
+        create: makes the transformation.
+        learning_rate: the rule's own.
+        settings: what else `create` takes, of 'weight_decay', 'b1' and 'b2', with the rule's own value where it says one.
+        digest: of the program's text or the file; None for a rule of the registry, whose name says all.
+    """
+
+    create: Create
+    learning_rate: float
+    settings: dict[str, float | None]
+    digest: str | None
+
+
 class Rule(NamedTuple):
     """A rule ready to train with.
 
@@ -37,14 +63,33 @@ class Rule(NamedTuple):
     settings: dict[str, Any]
 
 
+def find(name: str, learning_rate: float | None = None) -> Source:
+    """Finds the rule that a user names.
+
+    Args:
+        name: a name in `stepsmith.optimizers`, else a shipped program's, else a file: a program (text, or .json) or an
+            exported 'best.py' or 'best.py:function', which is imported. 'program:lion' is the program, not optax's rule.
+        learning_rate: stands for the default of a file's function, which may have none.
+
+    Raises:
+        ValueError: where a name is not known or a file leads to no rule.
+
+    Example:
+        >>> find("lion").learning_rate, find("program:lion").settings
+        (0.0003, {'weight_decay': 0.1})
+    """
+    if name in optimizers.names():
+        return _from_optax(name)
+    return _from_file(name, learning_rate) if _is_python(name) else _from_program(name)
+
+
 def make_rule(
     name: str, steps: int, schedule: str = "linear", learning_rate: float | None = None, weight_decay: float | None = None
 ) -> Rule:
     """Finds the rule and sets it up for a run.
 
     Args:
-        name: a name in `stepsmith.optimizers`, else a shipped program's, else a file: a program (text, or .json) or an
-            exported 'best.py' or 'best.py:function', which is imported. 'program:lion' is the program, not optax's rule.
+        name: as in `find`.
         steps: length of the run.
         schedule: a name in `stepsmith.schedules`, relative to the learning rate.
         learning_rate: the highest; the rule's own where None. A program or file from which the rate cannot be separated
@@ -64,53 +109,62 @@ def make_rule(
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise RuleError(f"the {setting} must be a finite number of at least 0, got {value}")
     relative = schedules.create(schedule, 1.0, steps)
-    if name in optimizers.names():
-        rule = _from_optax(name, relative, learning_rate, weight_decay)
-    elif _is_python(name):
-        rule = _from_file(name, steps, relative, learning_rate, weight_decay)
-    else:
-        rule = _from_program(name, steps, relative, learning_rate, weight_decay)
-    return rule._replace(settings={"optimizer": name, **rule.settings, "schedule": schedule})
+    source = find(name, learning_rate)
+    if weight_decay is not None and "weight_decay" not in source.settings:
+        raise RuleError(f"{name}: weight decay is no setting of this rule, or part of its formula that cannot be set apart")
+    peak = source.learning_rate if learning_rate is None else learning_rate
+    own = source.settings.get("weight_decay")
+    given = {} if weight_decay is None or weight_decay == own else {"weight_decay": weight_decay}
+    rule = {} if source.digest is None else {"rule": source.digest}
+    settings = {"learning_rate": peak, "weight_decay": own if weight_decay is None else weight_decay, **rule}
+    transformation = source.create(_times(peak, relative), steps, **given)
+    return Rule(transformation, {"optimizer": name, **settings, "schedule": schedule})
 
 
-def _times(factor: float, relative: optax.Schedule) -> optax.Schedule:
+def evaluated(opt_state: Any, params: Any) -> Any:
+    """The parameters that a rule means to be scored: for schedule-free rules the average, for all others those it moves.
+
+    Args:
+        opt_state: the rule's state.
+        params: the parameters that it moves.
+    """
+    return schedule_free_eval_params(opt_state, params) if isinstance(opt_state, ScheduleFreeState) else params
+
+
+def _times(factor: Any, relative: optax.Schedule) -> optax.Schedule:
     return lambda step: factor * relative(step)
 
 
-def _from_optax(name: str, relative: optax.Schedule, learning_rate: float | None, weight_decay: float | None) -> Rule:
-    peak = optimizers.get(name).learning_rate if learning_rate is None else learning_rate
-    given = {} if weight_decay is None else {"weight_decay": weight_decay}
-    try:
-        transformation = optimizers.create(name, _times(peak, relative), **given)
-    except TypeError:  # a rule that hands its settings on to another one
-        if not given:
-            raise
-        raise RuleError(f"optimizer {name!r} has no setting 'weight_decay'") from None
-    return Rule(transformation, {"learning_rate": peak, "weight_decay": weight_decay})
+def _from_optax(name: str) -> Source:
+    row = optimizers.get(name)
+    called = {quantity: setting for quantity in ("weight_decay", "b1", "b2") if (setting := row.setting(quantity))}
+
+    def create(learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
+        del steps
+        return optimizers.create(name, learning_rate, **{called[quantity]: value for quantity, value in settings.items()})
+
+    return Source(create, row.learning_rate, dict.fromkeys(called), None)
 
 
-def _from_program(name: str, steps: int, relative: optax.Schedule, learning_rate: float | None, weight_decay: float | None) -> Rule:
+def _from_program(name: str) -> Source:
     program = _program(name)
     digest = _digest(to_text(program).encode())
     parts = separate(program)
+
+    def create(learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
+        if parts is None or "weight_decay" not in settings:
+            peak = 1.0 if parts is None else parts.learning_rate
+            return as_transformation(program, lambda step: learning_rate(step) / peak, steps)
+        return optax.chain(
+            as_transformation(parts.direction, optax.constant_schedule(1.0), steps),  # gives the direction's negative
+            optax.scale(-1.0),
+            optax.add_decayed_weights(settings["weight_decay"]),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
     if parts is None:
-        if weight_decay is not None:
-            raise RuleError(f"{name}: weight decay is part of this program's formula and cannot be set apart")
-        factor = 1.0 if learning_rate is None else learning_rate
-        settings = {"learning_rate": factor, "weight_decay": None, "rule": digest}
-        return Rule(as_transformation(program, _times(factor, relative), steps), settings)
-    peak = parts.learning_rate if learning_rate is None else learning_rate
-    decay = parts.weight_decay if weight_decay is None else weight_decay
-    settings = {"learning_rate": peak, "weight_decay": decay, "rule": digest}
-    if decay == parts.weight_decay:
-        return Rule(as_transformation(program, _times(peak / parts.learning_rate, relative), steps), settings)
-    transformation = optax.chain(
-        as_transformation(parts.direction, optax.constant_schedule(1.0), steps),  # gives the direction's negative
-        optax.scale(-1.0),
-        optax.add_decayed_weights(decay),
-        optax.scale_by_learning_rate(_times(peak, relative)),
-    )
-    return Rule(transformation, settings)
+        return Source(create, 1.0, {}, digest)
+    return Source(create, parts.learning_rate, {"weight_decay": parts.weight_decay}, digest)
 
 
 def _program(name: str) -> Program:
@@ -125,33 +179,29 @@ def _is_python(name: str) -> bool:
     return name.endswith(".py") or ".py:" in name
 
 
-def _from_file(name: str, steps: int, relative: optax.Schedule, learning_rate: float | None, weight_decay: float | None) -> Rule:
+def _from_file(name: str, learning_rate: float | None) -> Source:
     path, function = (Path(name), "") if name.endswith(".py") else (Path(name.rpartition(":")[0]), name.rpartition(":")[2])
     module = _imported(path)
     factory = _factory(module, path, function)
     parameters = inspect.signature(factory).parameters
-    peak = parameters["learning_rate"].default if learning_rate is None else learning_rate
-    if not isinstance(peak, int | float):
+    own = parameters["learning_rate"].default if learning_rate is None else learning_rate
+    if not isinstance(own, int | float):
         raise RuleError(f"{name}: {factory.__name__} has no default learning rate; give one with --learning-rate")
-    given: dict[str, Any] = {"learning_rate": _times(peak, relative)}
-    if "total_steps" in parameters:  # a rule that reads how far the run is
-        given["total_steps"] = steps
-    if weight_decay is not None:
-        given["weight_decay"] = weight_decay
-    try:
-        inspect.signature(factory).bind(**given)
-        transformation = factory(**given)
-    except Exception as error:  # the user's own code
-        raise RuleError(f"{name}: {factory.__name__} cannot be called with {', '.join(given)}: {_said(error)}") from error
-    if not isinstance(transformation, optax.GradientTransformation):
-        raise RuleError(f"{name}: {factory.__name__} gives {type(transformation).__name__}, not an optax.GradientTransformation")
-    decay = _default(parameters, "weight_decay") if weight_decay is None else weight_decay
-    return Rule(transformation, {"learning_rate": peak, "weight_decay": decay, "rule": _digest(path.read_bytes())})
 
+    def create(learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
+        given = {"learning_rate": learning_rate, **({"total_steps": steps} if "total_steps" in parameters else {}), **settings}
+        try:
+            transformation = factory(**given)
+        except Exception as error:  # the user's own code
+            raise RuleError(f"{name}: {factory.__name__} cannot be called with {', '.join(given)}: {_said(error)}") from error
+        if not isinstance(transformation, optax.GradientTransformation):
+            raise RuleError(f"{name}: {factory.__name__} gives {type(transformation).__name__}, not an optax.GradientTransformation")
+        return transformation
 
-def _default(parameters: Mapping[str, inspect.Parameter], name: str) -> float | None:
-    default = parameters[name].default if name in parameters else None
-    return default if isinstance(default, int | float) else None
+    # A rule whose decay cannot be set apart has the parameter too, with None, to say so.
+    decay = parameters["weight_decay"].default if "weight_decay" in parameters else None
+    settings: dict[str, float | None] = {"weight_decay": decay} if isinstance(decay, int | float) else {}
+    return Source(create, float(own), settings, _digest(path.read_bytes()))
 
 
 def _imported(path: Path) -> ModuleType:

@@ -12,6 +12,8 @@ from typing import Any
 import optax
 from optax import contrib
 
+_CALLED = {"b1": ("b1", "momentum", "beta"), "b2": ("b2",), "weight_decay": ("weight_decay",)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
@@ -29,6 +31,16 @@ class Optimizer:
     summary: str
     learning_rate: float
 
+    def setting(self, quantity: str) -> str | None:
+        """What this rule calls 'b1' (weight of the last momentum), 'b2' (of the last square) or 'weight_decay'; None where it has none.
+
+        Example:
+            >>> get("momentum").setting("b1"), get("adamw").setting("b1"), get("sgd").setting("weight_decay")
+            ('momentum', 'b1', None)
+        """
+        parameters = inspect.signature(self.factory).parameters
+        return next((name for name in _CALLED[quantity] if name in parameters), None)
+
     @property
     def learning_rates(self) -> tuple[float, ...]:
         """The default tuning grid: five points around `learning_rate`, in steps of sqrt(10), ascending.
@@ -40,12 +52,31 @@ class Optimizer:
         return tuple(float(f"{self.learning_rate * 10 ** (index / 2):.6g}") for index in range(-2, 3))
 
 
-def _momentum(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9, **kwargs: Any) -> optax.GradientTransformation:
-    return optax.sgd(learning_rate, momentum=momentum, **kwargs)
+def _momentum(
+    learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9, weight_decay: float | None = None, nesterov: bool = False
+) -> optax.GradientTransformation:
+    """The decay, if any, is part of the gradient that the momentum averages, as is usual for this rule."""
+    rule = optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov)
+    return rule if weight_decay is None else optax.chain(optax.add_decayed_weights(weight_decay), rule)
 
 
-def _nesterov(learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9, **kwargs: Any) -> optax.GradientTransformation:
-    return optax.sgd(learning_rate, momentum=momentum, nesterov=True, **kwargs)
+def _nesterov(
+    learning_rate: optax.ScalarOrSchedule, momentum: float = 0.9, weight_decay: float | None = None
+) -> optax.GradientTransformation:
+    return _momentum(learning_rate, momentum, weight_decay, nesterov=True)
+
+
+def _muon(
+    learning_rate: optax.ScalarOrSchedule, beta: float = 0.95, weight_decay: float = 0.0, **kwargs: Any
+) -> optax.GradientTransformation:
+    """One decay for the matrices and for what AdamW moves."""
+    return contrib.muon(learning_rate, beta=beta, weight_decay=weight_decay, adam_weight_decay=weight_decay, **kwargs)
+
+
+def _prodigy(
+    learning_rate: optax.ScalarOrSchedule = 1.0, b1: float = 0.9, b2: float = 0.999, weight_decay: float = 0.0, **kwargs: Any
+) -> optax.GradientTransformation:
+    return contrib.prodigy(learning_rate, betas=(b1, b2), weight_decay=weight_decay, **kwargs)
 
 
 _ROWS = (
@@ -69,7 +100,7 @@ _ROWS = (
     Optimizer("adamax", optax.adamax, "Adam with the infinity norm (Kingma and Ba, arXiv:1412.6980, section 7.1)", 2e-3),
     Optimizer("amsgrad", optax.amsgrad, "Adam with the largest second moment so far (Reddi et al., arXiv:1904.09237)", 1e-3),
     Optimizer("novograd", optax.novograd, "Adam with one second moment per layer (Ginsburg et al., arXiv:1905.11286)", 0.01),
-    Optimizer("muon", contrib.muon, "orthogonalised momentum for matrices, AdamW elsewhere (Jordan et al., 2024)", 0.01),
+    Optimizer("muon", _muon, "orthogonalised momentum for matrices, AdamW elsewhere (Jordan et al., 2024)", 0.01),
     Optimizer(
         "schedule_free_adamw",
         contrib.schedule_free_adamw,
@@ -78,7 +109,7 @@ _ROWS = (
     ),
     Optimizer(
         "prodigy",
-        contrib.prodigy,
+        _prodigy,
         "Adam that estimates its learning rate; the one given is a factor (Mishchenko and Defazio, arXiv:2306.06101)",
         1.0,
     ),

@@ -1,7 +1,8 @@
 """From a program to its fitness.
 
 Start with `fitness.py` (the number and the statuses); `pool.py` runs jobs on killable worker processes, `worker.py` is what runs
-there, `devices.py` where, `protocol.py` what the two say to each other, `identity.py` what makes results comparable.
+there (`process.py` its skeleton), `devices.py` where, `protocol.py` what the two say to each other, `identity.py` what makes
+results comparable.
 """
 
 from .devices import Devices, Place, plan

@@ -8,13 +8,15 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from multiprocessing import Pipe, connection
 from typing import IO, Any, NamedTuple
 
 from .devices import Place, plan
-from .fitness import Evaluation, Status
-from .protocol import Job, WorkerSpec, evaluations_from, receive, send
+from .fitness import Status
+from .protocol import Spec, Work, receive, send
+
+_DISCOVERY = __name__.rsplit(".", 2)[0]
 
 STARTUP_SECONDS = 600.0
 TIME_LIMIT_FACTOR = 20.0
@@ -28,10 +30,10 @@ class WorkerError(RuntimeError):
 
 
 class Result(NamedTuple):
-    """What came of a job: evaluations, or a status without any."""
+    """What came of a job: evaluations, as it reads them, or a status without any."""
 
     key: int
-    evaluations: tuple[Evaluation, ...]
+    evaluations: Sequence[Any]
     status: Status | None  # only where the workers died on it
     identity: Mapping[str, str]  # of the worker; empty where the workers died
 
@@ -41,11 +43,12 @@ class _Worker:
     number: int
     process: subprocess.Popen[bytes]
     connection: connection.Connection
-    jobs: deque[Job] = field(default_factory=deque)  # the first one runs
+    jobs: deque[Work] = field(default_factory=deque)  # the first one runs
     since: float = field(default_factory=time.monotonic)  # start of the running job, or of the process
     ready: bool = False
     identity: dict[str, str] = field(default_factory=dict)  # once ready
-    time_limit: float | None = None  # seconds for one seed; once ready
+    time_limit: float | None = None  # seconds for one run; once ready
+    affinity: str = ""  # of the latest job
 
 
 class WorkerPool:
@@ -59,15 +62,15 @@ class WorkerPool:
     Args:
         spec: what each worker prepares.
         places: where its processes run, as `devices.plan` gives them; a number: as many on the CPU, each on one core.
-        time_limit: seconds for one seed, instead of what a worker measures.
+        time_limit: seconds for one run, instead of what a worker measures.
     """
 
-    def __init__(self, spec: WorkerSpec, places: Sequence[Place] | int, time_limit: float | None = None):
+    def __init__(self, spec: Spec, places: Sequence[Place] | int, time_limit: float | None = None):
         self._spec = spec
         self._places = plan("cpu", places) if isinstance(places, int) else tuple(places)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the pool
-        self._pending: deque[Job] = deque()
-        self._alone: deque[Job] = deque()  # to be tried again, one at a time with nothing beside
+        self._pending: deque[Work] = deque()
+        self._alone: deque[Work] = deque()  # to be tried again, one at a time with nothing beside
         self._strikes: dict[int, int] = {}
         self._failed_starts = 0
         self._time_limit = time_limit
@@ -86,7 +89,7 @@ class WorkerPool:
         while not any(worker.ready for worker in self._workers) and not stopping():
             self._pump(0.2, [])
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Work) -> None:
         self._pending.append(job)
         self._dispatch()
 
@@ -105,7 +108,7 @@ class WorkerPool:
         ours, theirs = Pipe()
         place = self._places[number]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path), **place.environment}
-        command = [sys.executable, "-m", f"{__package__}.worker", str(theirs.fileno())]
+        command = [sys.executable, "-m", f"{_DISCOVERY}.{self._spec.module}", str(theirs.fileno())]
         process = subprocess.Popen(
             command,
             env=environment,
@@ -118,8 +121,8 @@ class WorkerPool:
         theirs.close()
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(process.pid, place.cores)
-        spec = self._spec if place.address_space_limit else replace(self._spec, memory_limit_mb=0)
-        send(ours, spec.to_json())
+        limit = {} if place.address_space_limit else {"memory_limit_mb": 0}
+        send(ours, asdict(self._spec) | limit)  # pyright: ignore[reportArgumentType]
         return _Worker(number, process, ours)
 
     def _dispatch(self) -> None:
@@ -133,14 +136,25 @@ class WorkerPool:
         for depth in range(QUEUE_PER_WORKER):
             for worker in ready:
                 if self._pending and len(worker.jobs) <= depth:
-                    self._give(worker, self._pending.popleft())
+                    self._give(worker, self._next_for(worker))
 
-    def _give(self, worker: _Worker, job: Job) -> None:
+    def _next_for(self, worker: _Worker) -> Work:
+        """The first job that the worker is warm for, else the first that no other one is warm for, else the first."""
+        others = {other.affinity for other in self._workers if other is not worker}
+        for wanted in (lambda job: job.affinity == worker.affinity, lambda job: job.affinity not in others):
+            found = next((job for job in self._pending if wanted(job)), None) if self._pending[0].affinity else None
+            if found is not None:
+                self._pending.remove(found)
+                return found
+        return self._pending.popleft()
+
+    def _give(self, worker: _Worker, job: Work) -> None:
+        worker.affinity = job.affinity
         if not worker.jobs:
             worker.since = time.monotonic()
         worker.jobs.append(job)
         with contextlib.suppress(OSError):  # it died; the next pump notices, with the job in its queue
-            send(worker.connection, asdict(job))
+            send(worker.connection, asdict(job))  # pyright: ignore[reportArgumentType]
 
     def _pump(self, timeout: float, results: list[Result]) -> None:
         by_connection = {worker.connection: worker for worker in self._workers}
@@ -160,7 +174,7 @@ class WorkerPool:
     def _limit(self, worker: _Worker) -> float:
         if worker.time_limit is None:
             return STARTUP_SECONDS
-        return worker.time_limit * (len(worker.jobs[0].seeds) if worker.jobs else 1)
+        return worker.time_limit * (worker.jobs[0].runs if worker.jobs else 1)
 
     def _receive(self, worker: _Worker, message: dict[str, Any], results: list[Result]) -> None:
         if "ready" in message:
@@ -171,7 +185,7 @@ class WorkerPool:
         if not worker.jobs or message["key"] != worker.jobs[0].key:
             self.dropped.append(message["key"])
             return
-        evaluations = evaluations_from(message["evaluations"])
+        evaluations = worker.jobs[0].read(message["evaluations"])
         key = worker.jobs[0].key
         if any(e.status is Status.OOM for e in evaluations) and key not in self._strikes:
             self._lost(worker, Status.OOM, results)  # it may be the worker that has too little left, not the job that wants too much

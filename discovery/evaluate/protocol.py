@@ -1,24 +1,74 @@
-"""What coordinator and worker say to each other: framed JSON, nothing else."""
+"""What coordinator and worker say to each other: framed JSON, nothing else.
+
+The pool serves every kind of job: `Spec` says what its workers are, `Work` what it gives them. `WorkerSpec` and `Job` are those
+of searches.
+"""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from .fitness import Evaluation, Status
+
+
+@runtime_checkable
+class Spec(Protocol):
+    """What a worker prepares before its first job; a frozen dataclass of JSON values."""
+
+    module: ClassVar[str]  # that runs as the worker, relative to `stepsmith.discovery`
+
+    @property
+    def memory_limit_mb(self) -> int:
+        """That a job may allocate beyond the worker's own; 0: no limit."""
+        ...
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """What came of one training run."""
+
+    @property
+    def status(self) -> Status:
+        """How it ended."""
+        ...
+
+
+@runtime_checkable
+class Work(Protocol):
+    """One job; a frozen dataclass of JSON values."""
+
+    @property
+    def key(self) -> int:
+        """Tells it from all others."""
+        ...
+
+    @property
+    def runs(self) -> int:
+        """Training runs that it asks for; the time limit is for one."""
+        ...
+
+    @property
+    def affinity(self) -> str:
+        """Jobs that share it are given to the same worker where that makes no other wait; empty: any."""
+        ...
+
+    def read(self, rows: list[list[Any]]) -> Sequence[Measured]:
+        """The worker's answer."""
+        ...
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
     """What a worker prepares before its first job."""
 
+    module: ClassVar[str] = "evaluate.worker"
+
     tasks: tuple[str, ...]  # evaluated in this order; the first failure ends a job
     schedule: str = "linear"  # of the learning rate relative to its peak
     initial: str = ""  # JSON of a program to warm up with
     memory_limit_mb: int = 4096  # beyond what the warmed-up worker has; 0: none
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -31,6 +81,17 @@ class Job:
     learning_rate_factor: float = 1.0
     tasks: tuple[str, ...] | None = None  # default: all of the spec
 
+    @property
+    def runs(self) -> int:
+        return len(self.seeds)
+
+    @property
+    def affinity(self) -> str:
+        return ""  # every worker is warm for every program
+
+    def read(self, rows: list[list[Any]]) -> tuple[Evaluation, ...]:
+        return tuple(Evaluation(task, seed, Status(status), loss, steps, seconds) for task, seed, status, loss, steps, seconds in rows)
+
 
 def send(connection: Connection, message: Any) -> None:
     connection.send_bytes(json.dumps(message, separators=(",", ":")).encode())
@@ -38,7 +99,3 @@ def send(connection: Connection, message: Any) -> None:
 
 def receive(connection: Connection) -> Any:
     return json.loads(connection.recv_bytes())
-
-
-def evaluations_from(rows: list[list[Any]]) -> tuple[Evaluation, ...]:
-    return tuple(Evaluation(task, seed, Status(status), loss, steps, seconds) for task, seed, status, loss, steps, seconds in rows)

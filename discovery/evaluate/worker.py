@@ -4,12 +4,7 @@ Started by the pool as ``python -m stepsmith.discovery.evaluate.worker DESCRIPTO
 that is not elsewhere.
 """
 
-import ctypes
 import math
-import os
-import resource
-import signal
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -23,12 +18,12 @@ from ...tasks import registry as tasks
 from ...tasks.base import load_on_device
 from ...tasks.training import make_runner
 from .. import failpoints
-from ..language.message import one_line
 from ..language.program import Program, ProgramError
 from ..language.types import infer
 from ..vm import Bytecode, Clock, assemble, register_machine
 from .fitness import Evaluation, Status
 from .identity import identity
+from .process import limit_memory, run
 from .protocol import Job, WorkerSpec, receive, send
 
 _OUTCOMES = (Status.OK, Status.DIVERGED, Status.NONFINITE)
@@ -83,16 +78,6 @@ def evaluate_all(prepared: dict[str, Prepared], job: Job) -> list[Evaluation]:
     return done
 
 
-def _limit_memory(megabytes: int) -> None:
-    """Caps the address space at what the process has now plus the allowance, so that an allocation fails instead of the machine."""
-    if not megabytes or not sys.platform.startswith("linux") or jax.default_backend() != "cpu":
-        return
-    with open("/proc/self/statm") as file:
-        pages = int(file.read().split()[0])
-    limit = pages * resource.getpagesize() + megabytes * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
 def serve(connection: Connection) -> None:
     """Answers jobs until the coordinator is gone."""
     spec = WorkerSpec(**receive(connection))
@@ -103,7 +88,7 @@ def serve(connection: Connection) -> None:
     for task in prepared.values():
         evaluate(task, initial, 0)  # compiles
         seconds += evaluate(task, initial, 0).seconds
-    _limit_memory(spec.memory_limit_mb)
+    limit_memory(spec.memory_limit_mb)
     prepared = {name: _fallible(task) for name, task in prepared.items()}
     send(connection, {"ready": seconds, "identity": identity()})
     late: list[dict[str, Any]] = []
@@ -127,31 +112,5 @@ def _fallible(task: Prepared) -> Prepared:
     return task._replace(run=run)
 
 
-def _open_device() -> None:
-    """Lets jax open its device before anything else, so that a missing one is said in one line."""
-    try:
-        jax.devices()
-    except Exception as error:  # jax 0.10 has a bare AssertionError for cuda where the host has no GPU
-        platform, said = os.environ.get("JAX_PLATFORMS", ""), one_line(str(error)) or type(error).__name__
-        sys.exit(f"jax {jax.__version__} opens no device of the platform {platform}, is stepsmith[{platform}] installed? It said: {said}")
-
-
-def _die_with_the_coordinator() -> None:
-    """A worker inside a compiled loop cannot notice that nobody waits for it any more; Linux kills it (PR_SET_PDEATHSIG)."""
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def main() -> None:
-    _die_with_the_coordinator()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    connection = Connection(int(sys.argv[1]))
-    _open_device()
-    try:
-        serve(connection)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the coordinator is gone
-
-
 if __name__ == "__main__":
-    main()
+    run(serve)

@@ -1,6 +1,6 @@
 """The run's database: what was born, what was measured, and where the search stands.
 
-Start with `models.py`, the seven tables and the records that go into them; `store.py` holds `Ledger`, whose `commit` writes
+Start with `models.py`, the eight tables and the records that go into them; `store.py` holds `Ledger`, whose `commit` writes
 one `Step` of the search in one transaction; `queries.py` holds what is read back. `database.py` opens SQLite or PostgreSQL,
 and `migrations/` (Alembic) brings older files up to date. Only the coordinator of a search writes, which `lock.py` sees to; anybody
 may read meanwhile.
@@ -8,7 +8,7 @@ may read meanwhile.
 
 from .database import LedgerError
 from .lock import is_locked, locked
-from .models import BirthRow, EvaluationRow, EventRow, OutcomeRow, ProgramRow, RunRow, Step, ToldRow
+from .models import BirthRow, EvaluationRow, EventRow, OutcomeRow, ProgramRow, RunRow, Step, ToldRow, TrialRow
 from .queries import Best, Counts
 from .store import Ledger
 
@@ -25,6 +25,7 @@ __all__ = [
     "RunRow",
     "Step",
     "ToldRow",
+    "TrialRow",
     "is_locked",
     "locked",
 ]

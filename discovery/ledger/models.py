@@ -81,6 +81,23 @@ class OutcomeRow(NamedTuple):
     status: str
 
 
+class TrialRow(NamedTuple):
+    """One training run of a comparison: a tuned rule on a workload with one setting of its hyperparameters."""
+
+    entry: str
+    workload: str
+    trial: int
+    version: str  # of the workload
+    rule: str  # digest of the rule where its name does not say all, else empty
+    settings: str  # JSON: hyperparameter -> value
+    seed: int
+    status: str
+    steps: int  # done
+    seconds: float  # of its steps alone
+    losses: str  # JSON: the validation loss at each evaluation, null where it was not finite
+    identity: str  # digest of device, precision, batch of trials, versions of jax...
+
+
 class EventRow(NamedTuple):
     """Something worth telling the reader of a run."""
 
@@ -99,6 +116,7 @@ class Step:
     evaluations: Sequence[EvaluationRow] = ()
     outcomes: Sequence[OutcomeRow] = ()
     events: Sequence[EventRow] = ()
+    trials: Sequence[TrialRow] = ()
     state: Mapping[str, Any] | None = None  # JSON-able
     elapsed: float | None = None
     status: str | None = None
@@ -171,6 +189,23 @@ outcome = Table(
     Column("fitness", Double),
     _required("status", Text),
     sqlite_with_rowid=False,
+)
+
+trial = Table(
+    "trial",
+    metadata,
+    _key("entry", Text),
+    _key("workload", Text),
+    _key("trial", Integer),
+    _required("version", Text),
+    _required("rule", Text),
+    _required("settings", Text),
+    _required("seed", BigInteger),
+    _required("status", Text),
+    _required("steps", Integer),
+    _required("seconds", Double),
+    _required("losses", Text),
+    _required("identity", Text),
 )
 
 event = Table(

@@ -6,7 +6,21 @@ from typing import Any, NamedTuple, TypedDict
 from sqlalchemy import Connection, Integer, func, literal, select, true
 
 from .intact import decoded, decoded_state
-from .models import BirthRow, EvaluationRow, EventRow, RunRow, birth, evaluation, event, outcome, program, run, search_state
+from .models import (
+    BirthRow,
+    EvaluationRow,
+    EventRow,
+    RunRow,
+    TrialRow,
+    birth,
+    evaluation,
+    event,
+    outcome,
+    program,
+    run,
+    search_state,
+    trial,
+)
 
 
 class Best(NamedTuple):
@@ -106,6 +120,11 @@ def evaluations(connection: Connection, program_hash: str) -> list[EvaluationRow
     return sorted(EvaluationRow(*row) for row in rows)  # task and seed are the key, so nothing behind them is compared
 
 
+def trials(connection: Connection) -> list[TrialRow]:
+    """The trials of a comparison, by entry, workload and number."""
+    return sorted(TrialRow(*row) for row in connection.execute(select(trial)))
+
+
 def digest(connection: Connection) -> str:
     """SHA-256 of what two runs share if they are the same search: lineage, statuses, fitness and losses, but no times."""
     told = (
@@ -120,4 +139,6 @@ def digest(connection: Connection) -> str:
     # Sorted here, by code point: databases collate text differently. The key comes first and is unique.
     for row in sorted(tuple(row) for row in connection.execute(measured)):
         digester.update(f"evaluation {row!r}\n".encode())
+    for row in trials(connection):
+        digester.update(f"trial {tuple(row._replace(seconds=0.0))!r}\n".encode())
     return digester.hexdigest()

@@ -62,6 +62,7 @@ class Ledger:
         self._programs = insert_or_skip(models.program).on_conflict_do_nothing()
         self._evaluations = insert_or_skip(models.evaluation).on_conflict_do_nothing()
         self._outcomes = insert_or_skip(models.outcome).on_conflict_do_nothing()
+        self._trials = insert_or_skip(models.trial).on_conflict_do_nothing()
 
     @classmethod
     def create(cls, path_or_url: str | Path, name: str, config: Mapping[str, Any], versions: Mapping[str, Any]) -> "Ledger":
@@ -99,13 +100,14 @@ class Ledger:
             return cls(engine, location)
 
     def commit(self, step: Step) -> None:
-        """Writes a step, all of it or nothing. Programs, evaluations and outcomes that are there already stay as they are."""
+        """Writes a step, all of it or nothing. Programs, evaluations, outcomes and trials that are there already stay as they are."""
         with one_line_errors(f"cannot write to the ledger {self._location}"), self._engine.begin() as connection:
             _execute(connection, self._programs, _rows(models.program, step.programs))
             _execute(connection, _BIRTHS, _rows(models.birth, step.births))
             _tell(connection, step.told)
             _execute(connection, self._evaluations, _rows(models.evaluation, step.evaluations))
             _execute(connection, self._outcomes, _rows(models.outcome, step.outcomes))
+            _execute(connection, self._trials, _rows(models.trial, step.trials))
             _execute(connection, _EVENTS, [dict(zip(EventRow._fields, row, strict=True)) for row in step.events])
             failpoints.reached("commit.inside")
             _update_run(connection, step)
@@ -148,6 +150,10 @@ class Ledger:
     def evaluations(self, program_hash: str) -> list[EvaluationRow]:
         """The training runs of a program, by task and seed."""
         return self._read(queries.evaluations, program_hash)
+
+    def trials(self) -> list[models.TrialRow]:
+        """The trials of a comparison, by entry, workload and number."""
+        return self._read(queries.trials)
 
     def digest(self) -> str:
         """SHA-256 that two runs of the same search share: lineage, statuses, fitness and losses, but no times."""

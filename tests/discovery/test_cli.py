@@ -172,7 +172,7 @@ def test_version(stepsmith):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "search", "resume", "status", "runs", "verify", "export", "tasks", "optimizers", "schedules", "train"]
+    "command", ["", "search", "resume", "status", "runs", "verify", "export", "tasks", "optimizers", "schedules", "train", "score"]
 )
 def test_help(stepsmith, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "80")

@@ -106,12 +106,12 @@ def test_the_environment_of_a_worker(pool):
 
 HUNGRY = """
 import jax.numpy as jnp
-from stepsmith.discovery.evaluate import worker
+from stepsmith.discovery.evaluate import process, worker
 from stepsmith.discovery.language import load
 digits = worker.prepare("digits_mlp", "linear")
 hog = digits._replace(run=lambda code, seed: jnp.zeros(2**30))
 print(worker.evaluate(digits, load("lion"), 0).status)
-worker._limit_memory(500)
+process.limit_memory(500)
 for task in (hog, digits, hog):
     print(worker.evaluate(task, load("lion"), 0).status)
 """
