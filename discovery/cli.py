@@ -5,7 +5,9 @@ import dataclasses
 import json
 import logging
 import os
+import shlex
 import sys
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +26,10 @@ from ..tasks.checks import check
 from ..tasks.cost import cost, seconds_per_step
 from . import config as configs
 from . import usage
-from .benchmark import algoperf
+from .benchmark import algoperf, looks, report, targets
+from .benchmark import baselines as committed
+from .benchmark import evaluate as benchmark
+from .benchmark.comparison import PER_STUDY, STUDIES
 from .benchmark.performance import earliest, fastest
 from .config import SearchConfig
 from .evaluate import Devices, WorkerError
@@ -34,7 +39,7 @@ from .language import names as program_names
 from .language.message import one_line
 from .run import BEST, LEDGER, Finalist, Run, resume, runs, search
 from .table import table_lines
-from .view import seconds_text, view
+from .view import counted, seconds_text, view
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 _out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # a folder may be called [/b]
@@ -318,6 +323,80 @@ class Score:
         return 0
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare update rules and schedules by their time to target."""
+
+    entries: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RULE[@SCHEDULE]")] = ()
+    """what competes: names and files as `stepsmith train` takes them"""
+    workloads: tuple[str, ...] = benchmark.workloads.names()
+    """what they train"""
+    ruleset: Literal["external", "self"] = "external"
+    """external: tuned in the common space; self: not tuned, three times the budget"""
+    trials: int = 20
+    """of each entry on each workload, from which studies are drawn"""
+    trials_per_study: int = PER_STUDY
+    """of which the first to reach the target counts"""
+    studies: int = STUDIES
+    """of which the median counts"""
+    reference: Annotated[str | None, _option("ENTRY", "adamw@linear, else the first")] = None
+    """what speed-ups are over"""
+    alone: bool = False
+    """leave the committed baselines out"""
+    batch: int = 1
+    """trials that run as one vmapped batch"""
+    run: Annotated[Path | None, _option("FOLDER", "comparisons/ and a time stamp")] = None
+    """the comparison's folder; the same command goes on there"""
+    workers: Workers = 0
+    """worker processes"""
+    final: Annotated[str, _option("REASON", "none")] = ""
+    """who looks at final variants, and what for; looks are counted"""
+    set_targets: bool = False
+    """set the targets of the workloads by tuned AdamW"""
+    keep: bool = False
+    """of the package's own source: keep the trials as baselines, or the targets"""
+    json: bool = False
+    """as JSON"""
+
+    def __call__(self) -> int:
+        _check_workers(self.workers)
+        entries = (targets.BASELINE,) if self.set_targets else self.entries
+        if not entries:
+            raise configs.ConfigError("nothing to compare: name one or more rules, such as lion or adamw@cosine")
+        purpose = "targets" if self.set_targets else "comparison"
+        config = benchmark.EvaluateConfig(entries, self.workloads, self.ruleset, self.trials, self.batch, purpose)
+        path = self.run or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
+        with counted(_out, "trials", self.json) as on_progress:
+            done = benchmark.evaluate(config, path, self.workers, on_progress, self.final)
+        if done.missing:
+            given = sys.argv[1:] if self.run else [*sys.argv[1:], "--run", str(path)]
+            _out.print(f"interrupted, {done.missing} trials are missing; go on with: stepsmith {shlex.join(given)}")
+            return INTERRUPTED
+        return self._set_targets(done) if self.set_targets else self._report(done)
+
+    def _set_targets(self, done: benchmark.Comparison) -> int:
+        found = targets.put(done.curves(), targets.PATH if self.keep else targets.cache_path())
+        return _print_table([{"workload": name, "target": value} for name, value in found.items()], self.json)
+
+    def _report(self, done: benchmark.Comparison) -> int:
+        if self.keep:
+            committed.write(done.rows)
+        chosen = {"studies": self.studies, **({"per_study": self.trials_per_study} if self.ruleset == "external" else {})}
+        by = {unit: done.standings(self.reference, unit == "seconds", not self.alone, **chosen) for unit in ("steps", "seconds")}
+        for unit, standings in by.items():
+            report.write_csv(done.path / f"{unit}.csv", self.workloads, standings, unit)
+            report.draw(done.path / f"{unit}.png", standings, unit, f"{len(self.workloads)} workloads, {self.ruleset} tuning")
+        if self.json:
+            return _print_json({unit: [report.as_json(s) for s in standings] for unit, standings in by.items()})
+        for unit, standings in by.items():
+            _out.print(f"by {unit} to the target:", style="bold")
+            _print_table(report.rows(standings, len(self.workloads)), False)
+        if done.looks:
+            _out.print(f"look {done.looks} at final variants: these intervals have {1 - looks.level(done.looks):.1%}")
+        _out.print(f"tables and profiles: {done.path}")
+        return 0
+
+
 DESCRIPTION = "Discovers update rules for neural networks.\n`stepsmith search` alone gives a result on real digits in two minutes."
 COMMANDS: dict[str, Any] = {
     "search": Search,
@@ -331,6 +410,7 @@ COMMANDS: dict[str, Any] = {
     "schedules": Schedules,
     "train": Train,
     "score": Score,
+    "evaluate": Evaluate,
 }
 
 

@@ -20,6 +20,7 @@ from ..tasks import reference
 from ..tasks import registry as tasks
 from . import config as configs
 from . import failpoints
+from .benchmark.workloads import is_final
 from .config import ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
 from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan
@@ -185,6 +186,9 @@ def search(
     if not depends_on_gradient(prune(initial)):
         raise ConfigError(f"initial {config.initial!r}: the gradient does not reach its update")
     schedules.get(config.schedule)
+    for name in config.tasks:
+        if is_final(tasks.get(name)):
+            raise ConfigError(f"task {name!r} is a final variant, which no search may train on; its NAME_meta is for selection")
     places = _places(config, devices, workers, "cpu")
     references = {name: _reference(name) for name in config.tasks}
     versions = {name: found.version for name, found in references.items()}

@@ -1,14 +1,16 @@
 """How a running search looks: a live table on a terminal, plain lines in a pipe."""
 
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -34,6 +36,31 @@ def view(console: Console, budget: str) -> Iterator[View]:
     else:
         console.print(PREPARING)
         yield _Plain()
+
+
+@contextmanager
+def counted(console: Console, what: str, silent: bool = False) -> Iterator[Callable[[int, int, float], None]]:
+    """Shows how many of many are done: a bar on a terminal, plain lines in a pipe."""
+    if silent:
+        yield lambda done, total, seconds: None
+    elif console.is_terminal:
+        columns = (TextColumn("{task.completed} of {task.total} " + what), BarColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            row = progress.add_task(what, total=None)
+            yield lambda done, total, seconds: progress.update(row, completed=done, total=total)
+    else:
+        yield _Counted(what)
+
+
+class _Counted:
+    def __init__(self, what: str) -> None:
+        self._what, self._last = what, -math.inf
+
+    def __call__(self, done: int, total: int, seconds: float) -> None:
+        if time.monotonic() - self._last >= PLAIN_SECONDS or done == total:
+            self._last = time.monotonic()
+            sys.stdout.write(f"{seconds_text(seconds)}  {done} of {total} {self._what}\n")
+            sys.stdout.flush()
 
 
 def seconds_text(seconds: float) -> str:

@@ -90,12 +90,13 @@ def _step(
     return TrainState(params, state, opt_state, carry.step + 1, carry.key), loss
 
 
-def _chunk(
+def take_steps(
     task: Task, transformation: optax.GradientTransformation, data: Data, carry: TrainState, length: int
 ) -> tuple[TrainState, Array, Array]:
-    """Takes `length` steps on batches drawn from the data.
+    """Takes `length` steps on batches drawn from the data; pure, to be jitted.
 
-    Returns the new state, the losses [length] and the status that the last loss gives.
+    Returns:
+        The new state, the training losses float32 [length], and the status that the last of them gives, int32 [].
     """
     extended = optax.with_extra_args_support(transformation)
 
@@ -175,7 +176,7 @@ def make_run(
             return (carry.step < steps) & (status == OK)
 
         def advance(loop: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            carry, _, status = _chunk(task, transformation, data, loop[0], length)
+            carry, _, status = take_steps(task, transformation, data, loop[0], length)
             return carry, status
 
         first = start(task, transformation, seed_key)
@@ -288,7 +289,7 @@ def make_advance(
 ) -> Callable[[TrainState], tuple[TrainState, Array, Array]]:
     """What takes `length` more steps; called again and again from step `first` on."""
     if not isinstance(task, HostFed):
-        jitted = jax.jit(lambda data, carry: _chunk(task, transformation, data, carry, length))
+        jitted = jax.jit(lambda data, carry: take_steps(task, transformation, data, carry, length))
         return lambda carry: jitted(data, carry)
     fed = jax.jit(functools.partial(_fed_chunk, task, transformation))
     stream = task.stream(data, seed, first)

@@ -1,0 +1,249 @@
+"""From trials to a comparison: times to target, studies drawn from the pool of trials, scores, speed-ups, intervals, tests.
+
+A study is `per_study` trials drawn from the pool without replacement; its time is that of its first trial to reach the
+target, and a competitor's time on a workload is the median over studies. All competitors ran the same points of the space from the
+same seeds, so a draw takes the same trials from each: differences are paired. The intervals are percentiles of a bootstrap
+over the pool of trials, the workloads held fixed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from .performance import MAX_RATIO, ratios, score
+
+STUDIES, PER_STUDY = 100, 5
+REPLICATES = 400  # of the bootstrap
+
+
+class Pool(NamedTuple):
+    """All trials of a comparison.
+
+    Attributes:
+        entries: competitors.
+        workloads: names.
+        reached: index of the evaluation that reached the target, from 1, infinite where none did; [entries, workloads, trials].
+        steps: from one evaluation to the next, [workloads].
+        budgets: evaluations that a run has, [workloads].
+        step_seconds: median over trials of the seconds a step takes, [entries, workloads].
+    """
+
+    entries: tuple[str, ...]
+    workloads: tuple[str, ...]
+    reached: Float[np.ndarray, "entries workloads trials"]
+    steps: Float[np.ndarray, " workloads"]
+    budgets: Float[np.ndarray, " workloads"]
+    step_seconds: Float[np.ndarray, "entries workloads"]
+
+    def costs(self, seconds: bool) -> Float[np.ndarray, "entries workloads trials"]:
+        """Steps to the target, or seconds."""
+        steps = self.reached * self.steps[:, None]
+        return steps * self.step_seconds[:, :, None] if seconds else steps
+
+    def limits(self, seconds: bool) -> Float[np.ndarray, "entries workloads"]:
+        """What the whole budget costs."""
+        steps = np.broadcast_to(self.budgets * self.steps, self.step_seconds.shape)
+        return steps * self.step_seconds if seconds else steps
+
+
+class Standing(NamedTuple):
+    """One competitor.
+
+    Attributes:
+        entry: its label.
+        score: benchmark score among the competitors, from 0 to 1, and its interval.
+        speedup: geometric mean over workloads of the reference's time over this one's, and its interval.
+        p_value: of no difference to the reference, Holm's correction included; NaN for the reference itself.
+        reached: workloads whose target it reaches.
+        times: on each workload, infinite where missed.
+    """
+
+    entry: str
+    score: float
+    score_interval: tuple[float, float]
+    speedup: float
+    speedup_interval: tuple[float, float]
+    p_value: float
+    reached: int
+    times: Float[np.ndarray, " workloads"]
+
+
+def first_below(losses: Sequence[float], target: float) -> float:
+    """Number of the first evaluation whose loss is at most the target, from 1; infinite where there is none.
+
+    Example:
+        >>> first_below([3.0, math.nan, 1.0, 2.0], 1.5), first_below([3.0], 1.5)
+        (3.0, inf)
+    """
+    return next((float(index) for index, loss in enumerate(losses, 1) if loss <= target), math.inf)
+
+
+def draw_studies(generator: np.random.Generator, num_trials: int, studies: int, per_study: int) -> np.ndarray:
+    """Indices of the trials of each study, [studies, per_study]; within a study without replacement.
+
+    Raises:
+        ValueError: a study needs more trials than there are.
+    """
+    if per_study > num_trials:
+        raise ValueError(f"a study of {per_study} trials needs a pool of as many, there are {num_trials}; run more trials")
+    return np.argsort(generator.random((studies, num_trials)), axis=1)[:, :per_study]
+
+
+def times(costs: np.ndarray, studies: np.ndarray) -> np.ndarray:
+    """Median over studies of their best trial.
+
+    Args:
+        costs: [..., trials], infinite where the target was missed.
+        studies: of `draw_studies`.
+
+    Returns:
+        [...]; with an even number of studies the upper of the two in the middle where the lower is finite and it is not.
+    """
+    best = costs[..., studies].min(axis=-1)
+    ordered = np.sort(best, axis=-1)
+    low, high = (best.shape[-1] - 1) // 2, best.shape[-1] // 2
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isfinite(ordered[..., high]), (ordered[..., low] + ordered[..., high]) / 2, np.inf)
+
+
+def log_speedups(found: np.ndarray, limits: np.ndarray, reference: int) -> np.ndarray:
+    """Logarithm of the geometric mean over workloads of reference time / time; a miss counts as twice the whole budget.
+
+    Args:
+        found: [entries, workloads].
+        limits: what the whole budget costs, [entries, workloads].
+        reference: index of the entry to compare with.
+
+    Returns:
+        [entries]
+    """
+    finite = np.where(np.isfinite(found), found, 2 * limits)
+    return np.log(finite[reference] / finite).mean(axis=-1)
+
+
+def compare(
+    pool: Pool,
+    reference: str,
+    seconds: bool = False,
+    studies: int = STUDIES,
+    per_study: int = PER_STUDY,
+    level: float = 0.05,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> list[Standing]:
+    """Ranks the competitors of a pool.
+
+    Args:
+        pool: all trials.
+        reference: the entry that speed-ups are over.
+        seconds: time in seconds rather than in steps.
+        studies: how many are drawn.
+        per_study: trials in a study.
+        level: error of the intervals, 0.05 for 95 %.
+        seed: of the draws.
+        replicates: of the bootstrap.
+
+    Returns:
+        Highest score first, equal ones by speed-up.
+    """
+    generator = np.random.default_rng(seed)
+    costs, limits, at = pool.costs(seconds), pool.limits(seconds), pool.entries.index(reference)
+    num_trials = costs.shape[-1]
+    found = times(costs, draw_studies(generator, num_trials, studies, per_study))
+    scores, speedups = score(ratios(found, MAX_RATIO)), log_speedups(found, limits, at)
+    drawn_scores, drawn_speedups = [], []
+    for _ in range(replicates):
+        resampled = generator.integers(num_trials, size=num_trials)
+        chosen = resampled[draw_studies(generator, num_trials, studies, per_study)]
+        again = times(costs, chosen)
+        drawn_scores.append(score(ratios(again, MAX_RATIO)))
+        drawn_speedups.append(log_speedups(again, limits, at))
+    ends = (level / 2, 1 - level / 2)
+    score_ends = np.quantile(drawn_scores, ends, axis=0)
+    speedup_ends = np.exp(np.quantile(drawn_speedups, ends, axis=0))
+    p_values = holm(two_sided(np.array(drawn_speedups)), at)
+    standings = [
+        Standing(
+            entry=pool.entries[index],
+            score=float(scores[index]),
+            score_interval=(float(score_ends[0, index]), float(score_ends[1, index])),
+            speedup=float(np.exp(speedups[index])),
+            speedup_interval=(float(speedup_ends[0, index]), float(speedup_ends[1, index])),
+            p_value=float(p_values[index]),
+            reached=int(np.isfinite(found[index]).sum()),
+            times=found[index],
+        )
+        for index in range(len(pool.entries))
+    ]
+    return sorted(standings, key=lambda s: (-s.score, -s.speedup, s.entry))
+
+
+def two_sided(drawn: np.ndarray) -> np.ndarray:
+    """Bootstrap p-values of "the mean is 0" for draws [replicates, entries]: twice the smaller share on either side.
+
+    Example:
+        >>> two_sided(np.array([[1.0], [2.0], [3.0], [-1.0]])).tolist()
+        [0.8]
+    """
+    least = np.minimum((drawn <= 0).sum(axis=0), (drawn >= 0).sum(axis=0)) + 1
+    return np.minimum(2 * least / (len(drawn) + 1), 1.0)
+
+
+def holm(p_values: np.ndarray, reference: int) -> np.ndarray:
+    """Holm's correction for many comparisons with one reference, which has no p-value of its own (NaN).
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+
+    Example:
+        >>> holm(np.array([0.01, 1.0, 0.03]), reference=1).tolist()
+        [0.02, nan, 0.03]
+    """
+    corrected = np.full(len(p_values), np.nan)
+    others = sorted((p, index) for index, p in enumerate(p_values) if index != reference)
+    highest = 0.0
+    for rank, (p, index) in enumerate(others):
+        highest = max(highest, min(p * (len(others) - rank), 1.0))
+        corrected[index] = highest
+    return corrected
+
+
+def target_of(curves: Sequence[Sequence[float]], share: float, studies: int = 1000, per_study: int = PER_STUDY, seed: int = 0) -> float:
+    """The target that a tuned baseline sets: the median over studies of the lowest loss within a share of the budget.
+
+    Args:
+        curves: losses of each trial at each evaluation of a whole budget.
+        share: of the evaluations.
+
+    Example:
+        >>> target_of([[4.0, 2.0, 1.0, 0.5]] * 6, share=0.75)
+        1.0
+    """
+    length = max(map(len, curves))
+    within = [list(curve)[: round(share * length)] for curve in curves]
+    lowest = np.array([min((loss for loss in curve if math.isfinite(loss)), default=math.inf) for curve in within])
+    return float(times(lowest, draw_studies(np.random.default_rng(seed), len(lowest), studies, per_study)))
+
+
+def pool_of(
+    curves: Mapping[tuple[str, str], Sequence[Sequence[float]]],
+    step_seconds: Mapping[tuple[str, str], float],
+    targets: Mapping[str, float],
+    steps: Mapping[str, int],
+    budgets: Mapping[str, int],
+) -> Pool:
+    """Puts the trials of (entry, workload) pairs, complete for all pairs, into arrays."""
+    entries = tuple(dict.fromkeys(entry for entry, _ in curves))
+    names = tuple(dict.fromkeys(workload for _, workload in curves))
+    num = min(len(trials) for trials in curves.values())
+    reached = [[[first_below(losses, targets[w]) for losses in curves[e, w][:num]] for w in names] for e in entries]
+    return Pool(
+        entries,
+        names,
+        np.array(reached, float),
+        np.array([steps[w] for w in names], float),
+        np.array([budgets[w] for w in names], float),
+        np.array([[step_seconds[e, w] for w in names] for e in entries], float),
+    )

@@ -1,0 +1,78 @@
+"""The validation loss that each workload asks for, and the protocol that sets it.
+
+AdamW with linear decay runs 20 points of the common space on seeds of its own. The target is the median over studies (of 5
+of these trials) of the lowest validation loss within the first 75 % of the budget: a tuned AdamW reaches it with a quarter of
+the budget to spare. Targets are kept by the workload's version. Where the data differ, such as the standard library of another
+Python, the command sets them anew for that machine:
+
+    stepsmith evaluate --set-targets [--workloads ...]
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import workloads
+from .comparison import target_of
+
+BASELINE = "adamw@linear"
+SHARE = 0.75
+PATH = Path(__file__).with_name("targets.json")
+
+
+class TargetError(ValueError):
+    """A workload has no target yet; says how to set one."""
+
+
+def get(name: str) -> float:
+    """The target of a workload as it is on this machine.
+
+    Raises:
+        TargetError: none was set for this version.
+    """
+    version = workloads.get(name).task.version
+    for path in (PATH, cache_path()):
+        found = _read(path).get(version)
+        if found is not None:
+            return float(found["target"])
+    raise TargetError(
+        f"workload {name} has no target for version {version}; set it with: stepsmith evaluate --set-targets --workloads {name}"
+    )
+
+
+def put(curves: dict[str, Sequence[Sequence[float]]], path: Path) -> dict[str, float]:
+    """Sets the targets from the baseline's trials on each workload, and keeps them in a file.
+
+    Args:
+        curves: workload -> the losses of each trial.
+        path: `PATH` for those that come with the package, `cache_path()` for this machine's own.
+
+    Returns:
+        Workload -> target.
+    """
+    known, found = _read(path), {}
+    for name, trials in curves.items():
+        found[name] = float(f"{target_of(trials, SHARE):.6g}")
+        version = workloads.get(name).task.version
+        known = {key: row for key, row in known.items() if row["workload"] != name or path != PATH or _is_text(name)}
+        known[version] = {"workload": name, "target": found[name], "trials": len(trials), "baseline": BASELINE}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ordered = sorted(known.items(), key=lambda item: (item[1]["workload"], item[0]))
+    path.write_text(json.dumps(dict(ordered), indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def cache_path() -> Path:
+    """Targets that were set on this machine, in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "stepsmith" / "targets.json"
+
+
+def _is_text(name: str) -> bool:
+    return name.startswith("text")  # each Python has its own
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

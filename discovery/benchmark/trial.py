@@ -1,0 +1,156 @@
+"""One trial: a rule with one setting of its hyperparameters trains a workload and is evaluated on the way."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+
+from ...schedules import registry as schedules
+from ...tasks.base import load_on_device
+from ...tasks.training import OK, STATUS_NAMES, TrainState, start, take_steps
+from ..evaluate import Status
+from ..rules import Source, evaluated, find
+from . import workloads
+
+SCHEDULE = "linear"  # of an entry that names none
+SELF_TUNING_BUDGET = 3  # a rule that is not tuned gets so many times the steps, as in AlgoPerf
+
+
+class EntryError(ValueError):
+    """No such competitor; says which there can be."""
+
+
+class Entry(NamedTuple):
+    """A competitor: a rule with a schedule, written RULE@SCHEDULE."""
+
+    rule: str
+    schedule: str
+    source: Source
+
+    @property
+    def label(self) -> str:
+        """As it is listed."""
+        return f"{self.rule}@{self.schedule}"
+
+
+class TrialResult(NamedTuple):
+    """What came of a trial."""
+
+    trial: int
+    status: Status
+    steps: int  # done
+    seconds: float  # of its steps, without compilation and evaluations; the batch's share where trials run as one batch
+    losses: tuple[float, ...]  # validation loss after each 40th of the budget, NaN where it is not finite; fewer where it failed
+
+
+def entry(text: str) -> Entry:
+    """The competitor of a name: RULE, as `stepsmith train` takes it, or RULE@SCHEDULE.
+
+    Raises:
+        ValueError: no such rule or schedule.
+
+    Example:
+        >>> entry("adamw").label, entry("program:lion@cosine").schedule
+        ('adamw@linear', 'cosine')
+    """
+    rule, at, schedule = text.rpartition("@")
+    rule, schedule = (rule, schedule) if at else (text, SCHEDULE)
+    if not rule:
+        raise EntryError(f"{text!r} names no rule; an entry is RULE or RULE@SCHEDULE, such as adamw@cosine")
+    schedules.get(schedule)
+    return Entry(rule, schedule, find(rule))
+
+
+class Trainer:
+    """Runs trials of one entry on one workload; all of them share one executable.
+
+    Args:
+        competitor: what trains.
+        workload: what is trained.
+        batch: trials that run as one vmapped batch. Its size changes the last bits of a loss.
+        budget: times the workload's steps.
+    """
+
+    def __init__(self, competitor: Entry, workload: workloads.Workload, batch: int = 1, budget: int = 1):
+        self._task, self._batch = workload.task, batch
+        steps = self._task.steps * budget
+        self._evaluations = workloads.EVALUATIONS * budget
+        self._chunk = steps // self._evaluations
+        self._data = load_on_device(self._task)
+        relative = schedules.create(competitor.schedule, 1.0, steps)
+
+        def rule(point: dict[str, Array]) -> Any:
+            others = {name: value for name, value in point.items() if name != "learning_rate"}
+            return competitor.source.create(lambda step: point["learning_rate"] * relative(step), steps, **others)
+
+        def begin(point: dict[str, Array], seed: Array) -> TrainState:
+            return start(self._task, rule(point), jax.random.key(seed))
+
+        def advance(data: Any, point: dict[str, Array], state: TrainState) -> tuple[TrainState, Array]:
+            state, _, status = take_steps(self._task, rule(point), data, state, self._chunk)
+            return state, status
+
+        def measure(data: Any, state: TrainState) -> Array:
+            params = evaluated(state.opt_state, state.params)
+            return self._task.metric(params, state.state, self._task.examples(data, "validation"))["loss"]
+
+        if batch > 1:
+            begin, advance, measure = jax.vmap(begin), jax.vmap(advance, (None, 0, 0)), jax.vmap(measure, (None, 0))
+        self._begin, self._advance, self._measure = jax.jit(begin), jax.jit(advance), jax.jit(measure)
+        self._warm = False
+
+    def run(self, trials: Sequence[int], settings: Sequence[dict[str, float]], seeds: Sequence[int]) -> list[TrialResult]:
+        """Trains with each setting, from each seed.
+
+        Args:
+            trials: numbers of the trials, for the results.
+            settings: of each trial, all with the same names.
+            seeds: of each trial.
+        """
+        results: list[TrialResult] = []
+        for first in range(0, len(trials), self._batch):
+            part = slice(first, first + self._batch)
+            results += self._run_batch(list(trials[part]), list(settings[part]), list(seeds[part]))
+        return results
+
+    def _run_batch(self, trials: list[int], settings: list[dict[str, float]], seeds: list[int]) -> list[TrialResult]:
+        absent = self._batch - len(trials)  # a batch keeps its shape: the last trial fills it up
+        points = jax.tree.map(lambda *values: np.asarray(values, np.float32), *settings, *[settings[-1]] * absent)
+        keys = np.asarray([*seeds, *[seeds[-1]] * absent], np.uint32)
+        if self._batch == 1:
+            points, keys = jax.tree.map(lambda values: values[0], (points, keys))
+        if not self._warm:
+            state, _ = self._advance(self._data, points, self._begin(points, keys))
+            jax.block_until_ready(self._measure(self._data, state))
+            self._warm = True
+        state, seconds = self._begin(points, keys), 0.0
+        statuses, rows = np.zeros(self._batch, np.int32), []
+        for _ in range(self._evaluations):
+            jax.block_until_ready(state)
+            began = time.perf_counter()
+            state, status = jax.block_until_ready(self._advance(self._data, points, state))
+            seconds += time.perf_counter() - began
+            statuses = np.where(statuses == OK, np.atleast_1d(status), statuses)
+            losses = np.atleast_1d(self._measure(self._data, state)).astype(np.float64)
+            rows.append(np.where((statuses == OK) & np.isfinite(losses), losses, np.nan))
+            if (statuses != OK).all():
+                break
+        curves = np.stack(rows, axis=1)  # [batch, evaluations]
+        return [
+            TrialResult(trial, Status(STATUS_NAMES[status]), len(rows) * self._chunk, seconds / self._batch, tuple(curve.tolist()))
+            for trial, status, curve in zip(trials, statuses, curves, strict=False)
+        ]
+
+
+def as_json(losses: Sequence[float]) -> list[float | None]:
+    """JSON knows no NaN. Six digits are more than a comparison needs."""
+    return [float(f"{loss:.6g}") if math.isfinite(loss) else None for loss in losses]
+
+
+def as_losses(values: Sequence[float | None]) -> tuple[float, ...]:
+    """The inverse of `as_json`."""
+    return tuple(math.nan if value is None else value for value in values)
