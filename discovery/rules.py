@@ -20,6 +20,7 @@ from .language import Program, as_transformation, load, to_text
 from .language import names as program_names
 
 PROGRAM = "program:"  # before a name that is also one of optax's
+SETTINGS = ("weight_decay", "b1", "b2")  # what a rule may have beside its learning rate
 
 
 class RuleError(ValueError):
@@ -41,7 +42,7 @@ class Source(NamedTuple):
     Attributes:
         create: makes the transformation.
         learning_rate: the rule's own.
-        settings: what else `create` takes, of 'weight_decay', 'b1' and 'b2', with the rule's own value where it says one.
+        settings: what else `create` takes, of `SETTINGS`, with the rule's own value where it says one.
         digest: of the program's text or the file; None for a rule of the registry, whose name says all.
     """
 
@@ -137,7 +138,7 @@ def _times(factor: Any, relative: optax.Schedule) -> optax.Schedule:
 
 def _from_optax(name: str) -> Source:
     row = optimizers.get(name)
-    called = {quantity: setting for quantity in ("weight_decay", "b1", "b2") if (setting := row.setting(quantity))}
+    called = {quantity: setting for quantity in SETTINGS if (setting := row.setting(quantity))}
 
     def create(learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
         del steps
@@ -199,8 +200,8 @@ def _from_file(name: str, learning_rate: float | None) -> Source:
         return transformation
 
     # A rule whose decay cannot be set apart has the parameter too, with None, to say so.
-    decay = parameters["weight_decay"].default if "weight_decay" in parameters else None
-    settings: dict[str, float | None] = {"weight_decay": decay} if isinstance(decay, int | float) else {}
+    defaults = {name: parameters[name].default for name in SETTINGS if name in parameters}
+    settings: dict[str, float | None] = {name: value for name, value in defaults.items() if isinstance(value, int | float)}
     return Source(create, float(own), settings, _digest(path.read_bytes()))
 
 

@@ -18,7 +18,8 @@ import pytest  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests marked gpu or tpu where jax runs on something else."""
+    """Skips the tests marked gpu or tpu where jax runs on something else; the notebooks, the longest of all, go first."""
+    items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
     for item in items:
         for device in ("gpu", "tpu"):
             if item.get_closest_marker(device) and jax.default_backend() != device:

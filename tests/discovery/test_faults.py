@@ -24,7 +24,7 @@ from stepsmith.discovery.language import load
 from stepsmith.discovery.ledger import Ledger, LedgerError, ProgramRow, Step, locked
 from stepsmith.discovery.search import Strategy, regularized_evolution
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of POSIX")
+pytestmark = [pytest.mark.heavy, pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of POSIX")]
 
 _spec = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "benchmarks" / "faults.py")
 assert _spec is not None and _spec.loader is not None
@@ -72,7 +72,7 @@ def test_a_kill_inside_a_commit(killed, killed_copy, digest):
     check(killed_copy, killed[1], digest)
 
 
-@pytest.mark.parametrize("fault", [pytest.param("finalists=hang@1", marks=pytest.mark.heavy), "export=abort@1"])
+@pytest.mark.parametrize("fault", ["finalists=hang@1", "export=abort@1"])
 def test_a_fault_of_the_coordinator(fault, tmp_path, digest):
     happened, before, output = faults.inject(tmp_path / "run", fault, workers=1)
     assert happened and len(before.evaluations) >= 40, output
@@ -90,7 +90,7 @@ def test_a_fault_of_the_coordinator(fault, tmp_path, digest):
         ("worker.evaluate=kill@3", 1, 0),
         ("worker.evaluate=hang@3", 1, 0),
         ("worker.evaluate=allocate@3", 1, 0),
-        pytest.param("worker.send=late@3", 0, 1, marks=pytest.mark.heavy),
+        ("worker.send=late@3", 0, 1),
     ],
 )
 def test_a_fault_of_a_worker(fault, lost, dropped, small_config, digest, tmp_path, monkeypatch):
@@ -226,7 +226,6 @@ def test_a_cut_off_log_is_an_older_state_or_an_error(killed, tmp_path):
         assert found is not None and found == whole[: len(found)]
 
 
-@pytest.mark.heavy
 def test_a_run_without_its_log_goes_on_from_an_older_state(killed_copy, digest):
     (killed_copy / "ledger.sqlite-wal").unlink()
     (killed_copy / "ledger.sqlite-shm").unlink(missing_ok=True)

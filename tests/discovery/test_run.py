@@ -21,6 +21,8 @@ from stepsmith.tasks import get
 from stepsmith.tasks import registry as tasks
 from stepsmith.tasks.training import scores, train
 
+pytestmark = pytest.mark.heavy
+
 
 def check_finished(run, evaluations):
     """As many programs as the budget says, and a hall of fame in order, confirmed on new seeds."""
@@ -215,7 +217,6 @@ def test_ctrl_c_ends_cleanly_and_resume_completes(start_command, arguments, unin
     assert run.hall_of_fame() == uninterrupted.hall_of_fame()
 
 
-@pytest.mark.heavy
 def test_kills_at_random_moments_change_nothing(start_command, arguments, uninterrupted, tmp_path):
     path, delays = tmp_path / "run", random.Random(0)
     for kill in range(3):

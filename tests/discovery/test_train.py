@@ -103,6 +103,7 @@ def test_a_run_that_diverges_says_so_and_ends_with_1():
     assert all(value is None or math.isfinite(value) for metrics in result["scores"].values() for value in metrics.values())
 
 
+@pytest.mark.heavy
 def test_killed_and_started_again_it_prints_the_same(tmp_path):
     def command(folder):
         return ["digits_mlp", "--optimizer", "program:adamw_corrected", "--steps", 2000, "--checkpoint", folder, "--checkpoint-every", 20]
@@ -132,6 +133,7 @@ def _scores(out):
     return out.splitlines()[-1].partition(";")[2]
 
 
+@pytest.mark.heavy
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     command = ["digits_mlp", "--optimizer", "lion", "--steps", "1000000", "--checkpoint", str(tmp_path / "run")]
     child = subprocess.Popen([*COMMAND, *command], stdout=subprocess.PIPE, text=True)

@@ -125,6 +125,7 @@ def test_broken_off_several_times_it_ends_the_same(finished, tmp_path, read_even
     assert read_events(tmp_path / "run" / EVENTS) == read_events(whole_folder / EVENTS)
 
 
+@pytest.mark.heavy
 def test_killed_at_random_moments_it_ends_the_same(tmp_path, read_events):
     rule = optax.adam(optax.linear_schedule(0.01, 0.0, 200))
     whole = train_with_checkpoints(DIGITS, rule, tmp_path / "whole", steps=1500, every=20)

@@ -21,6 +21,8 @@ from stepsmith.discovery.export import to_optax
 from stepsmith.discovery.language import load
 from stepsmith.tasks import DataError, scores, train
 
+pytestmark = pytest.mark.heavy
+
 SMALL = "table_values"
 META = "table_values_meta"
 COMMAND = [sys.executable, "-c", "from stepsmith.discovery.cli import main; main()", "evaluate"]

@@ -274,6 +274,7 @@ def moved(state):
     return state | {"identities": {digest[::-1]: identity | {"device": "gpu:Old", "instruction_set": "none"}}}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("mode", "elsewhere"), [("deterministic", True), ("deterministic", False), ("async", True)])
 def test_resuming_elsewhere_goes_on_and_is_noted(monkeypatch, caplog, small_config, finished_run, tmp_path, mode, elsewhere):
     monkeypatch.setattr(coordinator, "COMMIT_SECONDS", 0.0)

@@ -13,6 +13,8 @@ from stepsmith.discovery.evaluate import Job, Status, WorkerError, WorkerPool, W
 from stepsmith.discovery.evaluate.worker import evaluate, prepare
 from stepsmith.discovery.language import load, parse
 
+pytestmark = pytest.mark.heavy
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 
 
