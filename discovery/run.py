@@ -219,6 +219,8 @@ def resume(
             stack.enter_context(locked(path / LOCK))
         ledger = stack.enter_context(Ledger.open(path / LEDGER))
         run = ledger.run()
+        if run.versions.get("kind") == "comparison":
+            raise ConfigError(f"{path} holds a comparison; go on with its own command: stepsmith evaluate ... --run {path}")
         config = configs.from_dict(SearchConfig, run.config)
         if run.status == "finished":
             _write_files(path, config)  # it may have been killed between its last commit and these

@@ -1,6 +1,7 @@
 """From trials to a comparison: times to target, studies drawn from the pool of trials, scores, speed-ups, intervals, tests.
 
-A study is `per_study` trials drawn from the pool without replacement; its time is that of its first trial to reach the
+A study is `per_study` trials drawn from the pool with replacement (without it, a resampled pool would give worse studies than the
+pool itself, for it holds fewer different trials); its time is that of its first trial to reach the
 target, and a competitor's time on a workload is the median over studies. All competitors ran the same points of the space from the
 same seeds, so a draw takes the same trials from each: differences are paired. The intervals are percentiles of a bootstrap
 over the pool of trials, the workloads held fixed.
@@ -82,14 +83,14 @@ def first_below(losses: Sequence[float], target: float) -> float:
 
 
 def draw_studies(generator: np.random.Generator, num_trials: int, studies: int, per_study: int) -> np.ndarray:
-    """Indices of the trials of each study, [studies, per_study]; within a study without replacement.
+    """Indices of the trials of each study, [studies, per_study], with replacement.
 
     Raises:
         ValueError: a study needs more trials than there are.
     """
     if per_study > num_trials:
         raise ValueError(f"a study of {per_study} trials needs a pool of as many, there are {num_trials}; run more trials")
-    return np.argsort(generator.random((studies, num_trials)), axis=1)[:, :per_study]
+    return generator.integers(num_trials, size=(studies, per_study))
 
 
 def times(costs: np.ndarray, studies: np.ndarray) -> np.ndarray:

@@ -30,17 +30,16 @@ def _pool(reached, entries=None):
     return Pool(names, workloads, reached, steps, budgets, np.ones((num_entries, num_workloads)))
 
 
-def test_studies_are_drawn_without_replacement_and_evenly():
+def test_studies_are_drawn_evenly():
     studies = draw_studies(np.random.default_rng(0), 6, 20_000, 3)
-    assert all(len(set(study)) == 3 for study in studies.tolist())
     np.testing.assert_allclose(np.bincount(studies.ravel()) / studies.size, 1 / 6, atol=0.01)
     with pytest.raises(ValueError, match="a study of 5 trials needs a pool of as many, there are 4"):
         draw_studies(np.random.default_rng(0), 4, 1, 5)
 
 
-def test_time_of_many_studies_is_the_median_over_all_subsets():
+def test_time_of_many_studies_is_the_median_over_all_of_them():
     costs = np.array([7.0, 3.0, np.inf, 12.0, 5.0, np.inf, 4.0])
-    subsets = [min(subset) for subset in itertools.combinations(costs, 3)]
+    subsets = [min(subset) for subset in itertools.product(costs, repeat=3)]
     found = times(costs, draw_studies(np.random.default_rng(0), 7, 4001, 3))
     assert found == np.median(subsets)
 

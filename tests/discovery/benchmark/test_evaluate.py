@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.discovery import SearchConfig, search
+from stepsmith.discovery import SearchConfig, resume, search
 from stepsmith.discovery.benchmark import baselines, looks, space, targets, workloads
 from stepsmith.discovery.benchmark.evaluate import EvaluateConfig, evaluate, read
 from stepsmith.discovery.benchmark.trial import Trainer, entry
@@ -125,6 +125,11 @@ def test_the_space_is_the_same_for_all_and_inside_its_bounds():
             assert min(s["b1"] for s in found) > 0.5 and max(s["b1"] for s in found) < 0.98
 
 
+def test_a_comparison_is_no_search(finished):
+    with pytest.raises(ConfigError, match="holds a comparison; go on with its own command"):
+        resume(finished.path)
+
+
 def test_a_comparison_ranks_what_it_ran(finished):
     assert finished.missing == 0 and len(finished.rows) == 2 * 2 * 6 and finished.looks == 0
     assert {row.entry for row in finished.rows} == {"lion@linear", "momentum@cosine"}
@@ -231,7 +236,7 @@ def test_a_target_of_another_version_is_asked_for_and_can_be_set(tmp_path, monke
         evaluate(EvaluateConfig(("lion",), (SMALL,), trials=1), tmp_path / "run", workers=1)
     assert not (tmp_path / "run").exists()
     targets.put({SMALL: [[3.0, 2.0, 1.0, 0.5]] * 5}, targets.cache_path())
-    assert targets.get(SMALL) == 1.0
+    assert targets.get(SMALL) == 2.0
 
 
 BAD = {
