@@ -1,9 +1,10 @@
 """The validation loss that each workload asks for, and the protocol that sets it.
 
 AdamW with linear decay runs 20 points of the common space on seeds of its own. The target is the median over studies (of 5
-of these trials) of the lowest validation loss within the first half of the budget. (Of three quarters, as first tried, two of five
-studies of AdamW itself missed it: a rule's time then jumps between finite and infinite.) Targets are kept by the workload's version. Where the data differ, such as the standard library of another
-Python, the command sets them anew for that machine:
+of these trials) of the lowest validation loss within the first half of the budget. (Of three quarters, as first tried, two of
+five studies of AdamW itself missed it: a rule's time then jumps between finite and infinite.) Targets are kept by the
+workload's version. Where the data differ, such as the standard library of another Python, the command sets them anew for that
+machine:
 
     stepsmith evaluate --set-targets [--workloads ...]
 """
