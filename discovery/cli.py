@@ -333,7 +333,7 @@ class Evaluate:
     """what they train"""
     ruleset: Literal["external", "self"] = "external"
     """external: tuned in the common space; self: not tuned, three times the budget"""
-    trials: int = 20
+    trials: int = 40
     """of each entry on each workload, from which studies are drawn"""
     trials_per_study: int = PER_STUDY
     """of which the first to reach the target counts"""

@@ -40,7 +40,7 @@ class EvaluateConfig:
     """names of workloads"""
     ruleset: Literal["external", "self"] = "external"
     """external: every trial is another point of the common space; self: no tuning, and three times the budget"""
-    trials: int = 20
+    trials: int = 40
     """of each entry on each workload; the pool that studies are drawn from"""
     batch: int = 1
     """trials that run as one vmapped batch"""

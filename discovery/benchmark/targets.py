@@ -1,10 +1,10 @@
 """The validation loss that each workload asks for, and the protocol that sets it.
 
-AdamW with linear decay runs 20 points of the common space on seeds of its own. The target is the median over studies (of 5
-of these trials) of the lowest validation loss within the first half of the budget. (Of three quarters, as first tried, two of
-five studies of AdamW itself missed it: a rule's time then jumps between finite and infinite.) Targets are kept by the
-workload's version. Where the data differ, such as the standard library of another Python, the command sets them anew for that
-machine:
+AdamW with linear decay runs 20 points of the common space on seeds of its own. The target is the validation loss that 40 % of
+these trials reach somewhere within the budget, so that a study of 5 of them misses it one time in thirteen. (A stricter one, the
+median study's loss at 75 or 50 % of the budget, was tried first: a third to a half of AdamW's own studies missed it, and of two
+rules, one three times as fast, a comparison saw the difference in a third of all cases.) Targets are kept by the workload's
+version. Where the data differ, such as the standard library of another Python, the command sets them anew for that machine:
 
     stepsmith evaluate --set-targets [--workloads ...]
 """
@@ -19,7 +19,7 @@ from . import workloads
 from .comparison import target_of
 
 BASELINE = "adamw@linear"
-SHARE = 0.5
+SHARE = 0.4  # of the baseline's trials
 PATH = Path(__file__).with_name("targets.json")
 
 

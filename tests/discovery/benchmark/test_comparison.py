@@ -96,10 +96,12 @@ def test_bootstrap_p_value_is_near_that_of_a_normal():
     assert two_sided(drawn)[0] == pytest.approx(2 * stats.norm.cdf(-1.5), rel=0.1)
 
 
-def test_the_target_counts_the_share_of_the_budget_and_ignores_failures():
-    curves = [[3.0, 2.0, math.nan, 1.0]] * 5 + [[9.0]]
-    assert target_of(curves, 0.75) == 2.0
-    assert target_of(curves, 1.0) == 1.0
+def test_the_target_is_reached_by_its_share_of_the_trials():
+    generator = np.random.default_rng(3)
+    curves = [[math.nan], *generator.random((19, 7)).tolist()]
+    for share in (0.05, 0.4, 0.77):
+        target = target_of(curves, share)
+        assert sum(first_below(curve, target) < math.inf for curve in curves) == math.ceil(share * 20)
 
 
 def test_curves_become_a_pool():

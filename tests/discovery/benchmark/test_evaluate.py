@@ -235,7 +235,7 @@ def test_a_target_of_another_version_is_asked_for_and_can_be_set(tmp_path, monke
     with pytest.raises(ValueError, match="stepsmith evaluate --set-targets --workloads table_values"):
         evaluate(EvaluateConfig(("lion",), (SMALL,), trials=1), tmp_path / "run", workers=1)
     assert not (tmp_path / "run").exists()
-    targets.put({SMALL: [[3.0, 2.0, 1.0, 0.5]] * 5}, targets.cache_path())
+    targets.put({SMALL: [[9.0, 3.0], [2.0], [1.0]]}, targets.cache_path())
     assert targets.get(SMALL) == 2.0
 
 
