@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import os
 import shlex
 import sys
@@ -360,19 +361,41 @@ class Evaluate:
 
     def __call__(self) -> int:
         _check_workers(self.workers)
+        self._check()
         entries = (targets.BASELINE,) if self.set_targets else self.entries
-        if not entries:
-            raise configs.ConfigError("nothing to compare: name one or more rules, such as lion or adamw@cosine")
+        trials = targets.TRIALS if self.set_targets else self.trials
         purpose = "targets" if self.set_targets else "comparison"
-        config = benchmark.EvaluateConfig(entries, self.workloads, self.ruleset, self.trials, self.batch, purpose)
+        config = benchmark.EvaluateConfig(entries, self.workloads, self.ruleset, trials, self.batch, purpose)
         path = self.run or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
         with counted(_out, "trials", self.json) as on_progress:
             done = benchmark.evaluate(config, path, self.workers, on_progress, self.final)
         if done.missing:
             given = sys.argv[1:] if self.run else [*sys.argv[1:], "--run", str(path)]
-            _out.print(f"interrupted, {done.missing} trials are missing; go on with: stepsmith {shlex.join(given)}")
+            sys.stderr.write(f"interrupted, {done.missing} trials are missing; go on with: stepsmith {shlex.join(given)}\n")
             return INTERRUPTED
         return self._set_targets(done) if self.set_targets else self._report(done)
+
+    def _check(self) -> None:
+        """What would otherwise be noticed after the training."""
+        if self.set_targets == bool(self.entries):
+            mend = (
+                "leave the rules out, AdamW sets the targets"
+                if self.set_targets
+                else "name one or more rules, such as lion or adamw@cosine"
+            )
+            raise configs.ConfigError(f"{'nothing to choose' if self.set_targets else 'nothing to compare'}: {mend}")
+        per_study = self.trials_per_study if self.ruleset == "external" else 1
+        if not 1 <= per_study <= self.trials:
+            raise configs.ConfigError(
+                f"trials-per-study must be at least 1 and at most the number of trials, {self.trials}, got {per_study}"
+            )
+        if not 1 <= self.studies <= 100_000:
+            raise configs.ConfigError(f"studies must be at least 1 and at most 100000, got {self.studies}")
+        if self.keep and self.ruleset != "external":
+            raise configs.ConfigError("--keep is for baselines of the external ruleset")
+        known = {benchmark.entry(name).label for name in self.entries} | (set() if self.alone else committed.entries())
+        if self.reference is not None and benchmark.entry(self.reference).label not in known:
+            raise configs.ConfigError(f"the reference {self.reference} takes no part; there are {', '.join(sorted(known))}")
 
     def _set_targets(self, done: benchmark.Comparison) -> int:
         found = targets.put(done.curves(), targets.PATH if self.keep else targets.cache_path())
@@ -389,8 +412,11 @@ class Evaluate:
         if self.json:
             return _print_json({unit: [report.as_json(s) for s in standings] for unit, standings in by.items()})
         for unit, standings in by.items():
-            _out.print(f"by {unit} to the target:", style="bold")
+            over = next(s.entry for s in standings if math.isnan(s.p_value))
+            _out.print(f"by {unit} to the target, speed-ups over {over}:", style="bold")
             _print_table(report.rows(standings, len(self.workloads)), False)
+        failed = sum(row.status != "ok" for row in done.rows)
+        _out.print(f"{failed} of {len(done.rows)} trials failed" + ("" if self.alone else f"; {done.baselines()}"))
         if done.looks:
             _out.print(f"look {done.looks} at final variants: these intervals have {1 - looks.level(done.looks):.1%}")
         _out.print(f"tables and profiles: {done.path}")

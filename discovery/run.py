@@ -26,7 +26,7 @@ from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
 from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan
 from .export import Provenance, to_optax
 from .language import Program, depends_on_gradient, infer, load, parse, prune
-from .ledger import Ledger, LedgerError, is_locked, locked
+from .ledger import Ledger, LedgerError, RunRow, is_locked, locked
 from .search import Strategy, random_search, regularized_evolution
 
 LEDGER = "ledger.sqlite"
@@ -66,7 +66,9 @@ class Run:
         return Path(self.path)
 
     def config(self) -> SearchConfig:
-        return configs.from_dict(SearchConfig, self._read(lambda ledger: ledger.run().config))
+        run = self._read(lambda ledger: ledger.run())
+        _check_search(self.folder, run)
+        return configs.from_dict(SearchConfig, run.config)
 
     def status(self) -> dict[str, Any]:
         """Status (running, interrupted or finished), elapsed seconds and counts.
@@ -219,8 +221,7 @@ def resume(
             stack.enter_context(locked(path / LOCK))
         ledger = stack.enter_context(Ledger.open(path / LEDGER))
         run = ledger.run()
-        if run.versions.get("kind") == "comparison":
-            raise ConfigError(f"{path} holds a comparison; go on with its own command: stepsmith evaluate ... --run {path}")
+        _check_search(path, run)
         config = configs.from_dict(SearchConfig, run.config)
         if run.status == "finished":
             _write_files(path, config)  # it may have been killed between its last commit and these
@@ -241,6 +242,11 @@ def runs(folder: Path | str = "runs") -> list[Run]:
     """The runs below a folder, by name."""
     folder = Path(folder)
     return [Run(path.parent) for path in sorted(folder.glob(f"*/{LEDGER}"))]
+
+
+def _check_search(path: Path, run: RunRow) -> None:
+    if run.versions.get("kind") == "comparison":
+        raise ConfigError(f"{path} holds a comparison; go on with its own command: stepsmith evaluate ... --run {path}")
 
 
 def _places(config: SearchConfig, devices: Devices, workers: int, usual: str) -> tuple[Place, ...]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import signal
 import statistics
 import threading
@@ -93,18 +94,32 @@ class Comparison(NamedTuple):
             rows += [row for row in baselines.rows(_versions(self.config.workloads), self.config.trials) if row.entry not in own]
         curves: dict[tuple[str, str], list[tuple[float, ...]]] = {}
         seconds: dict[tuple[str, str], list[float]] = {}
-        for row in sorted(rows, key=lambda row: (row.entry, self.config.workloads.index(row.workload), row.trial)):
+        if self.missing:
+            raise ValueError(f"{self.path}: {self.missing} trials are missing; run the comparison to its end first")
+        order = {name: place for place, name in enumerate((*self.config.entries, *sorted({row.entry for row in rows})), -len(rows))}
+        order |= {name: place for place, name in enumerate(self.config.entries, -2 * len(rows))}
+        for row in sorted(rows, key=lambda row: (order[row.entry], self.config.workloads.index(row.workload), row.trial)):
             if row.trial < self.config.trials:
                 curves.setdefault((row.entry, row.workload), []).append(as_losses(json.loads(row.losses)))
-                seconds.setdefault((row.entry, row.workload), []).append(row.seconds / max(row.steps, 1))
+                seconds.setdefault((row.entry, row.workload), []).extend([row.seconds / row.steps] if row.steps else [])
         names = self.config.workloads
         tasks = {name: workloads.get(name).task for name in names}
         return pool_of(
             curves,
-            {pair: statistics.median(values) for pair, values in seconds.items()},
+            {pair: statistics.median(values) if values else math.inf for pair, values in seconds.items()},
             {name: targets.get(name) for name in names},
             {name: task.steps // workloads.EVALUATIONS for name, task in tasks.items()},
             dict.fromkeys(names, workloads.EVALUATIONS * self.config.budget),
+        )
+
+    def baselines(self) -> str:
+        """What became of the committed baselines, in words."""
+        if self.config.ruleset != "external":
+            return "baselines are of the external ruleset and were left out"
+        found = {row.entry for row in baselines.rows(_versions(self.config.workloads), self.config.trials)}
+        absent = baselines.entries() - found
+        return f"{len(found)} baselines" + (
+            f", {len(absent)} left out: no {self.config.trials} trials of theirs on these workloads" if absent else ""
         )
 
     def curves(self) -> dict[str, Sequence[Sequence[float]]]:
@@ -126,9 +141,14 @@ class Comparison(NamedTuple):
         """
         pool = self.pool(with_baselines and not seconds)
         usual = targets.BASELINE if targets.BASELINE in pool.entries else pool.entries[0]
+        chosen = usual if reference is None else entry(reference).label
+        if chosen not in pool.entries:
+            if not seconds:
+                raise ConfigError(f"the reference {chosen} takes no part; there are {', '.join(pool.entries)}")
+            chosen = usual  # a baseline, which has no seconds of this machine
         if self.config.ruleset == "self":
             settings = {"per_study": 1, **settings}
-        return compare(pool, reference or usual, seconds, level=looks.level(self.looks), **settings)
+        return compare(pool, chosen, seconds, level=looks.level(self.looks), **settings)
 
 
 def evaluate(
@@ -161,6 +181,10 @@ def evaluate(
     final = [workload.name for workload in found if workload.kind == workloads.FINAL]
     if final and config.purpose == "comparison" and not reason.strip():
         raise ConfigError(f"{', '.join(final)}: the final variants are looked at once; say who looks and what for with --final REASON")
+    if reason and not final:
+        raise ConfigError("--final says who looks at final variants; none of the workloads is one")
+    if config.purpose == "targets" and config.ruleset != "external":
+        raise ConfigError("targets are set by the tuned baseline: leave --ruleset out")
     if config.purpose == "comparison":
         for workload in found:
             targets.get(workload.name)  # says what to do where there is none
@@ -305,5 +329,5 @@ def read(path: Path) -> Comparison:
         raise LedgerError(f"{path} holds a search, not a comparison")
     config = configs.from_dict(EvaluateConfig, run.config)
     total = len(config.entries) * len(config.workloads) * config.trials
-    final = any(workloads.get(name).kind == workloads.FINAL for name in config.workloads)
-    return Comparison(path, config, rows, total - len(rows), max(len(looks.looks()), 1) if final else 0)
+    final = [name for name in config.workloads if workloads.get(name).kind == workloads.FINAL]
+    return Comparison(path, config, rows, total - len(rows), looks.number(config.entries, final, path))

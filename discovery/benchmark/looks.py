@@ -34,8 +34,7 @@ def record(reason: str, entries: Sequence[str], workloads: Sequence[str], folder
     """
     file = path()
     earlier = looks()
-    known = next((number for number, look in enumerate(earlier, 1) if look["folder"] == str(folder.absolute())), None)
-    if known is not None:
+    if known := number(entries, workloads, folder):
         return known
     file.parent.mkdir(parents=True, exist_ok=True)
     entry = {
@@ -48,6 +47,12 @@ def record(reason: str, entries: Sequence[str], workloads: Sequence[str], folder
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(entry) + "\n")
     return len(earlier) + 1
+
+
+def number(entries: Sequence[str], workloads: Sequence[str], folder: Path) -> int:
+    """The number of a look that has been recorded, 0 if it has not."""
+    same = {"entries": list(entries), "workloads": list(workloads), "folder": str(folder.absolute())}
+    return next((place for place, look in enumerate(looks(), 1) if same.items() <= look.items()), 0)
 
 
 def looks() -> list[dict[str, object]]:
@@ -66,10 +71,13 @@ def looks() -> list[dict[str, object]]:
 
 
 def level(num_looks: int) -> float:
-    """Error that one interval may have after so many looks (Bonferroni).
+    """Error that the intervals of one look may have; those of all looks, however many, add up to at most `LEVEL`.
+
+    Args:
+        num_looks: number of the look, from 1; 0 for a comparison without final variants.
 
     Example:
-        >>> level(1), level(5)
-        (0.05, 0.01)
+        >>> level(0), level(1), round(level(2), 6)
+        (0.05, 0.025, 0.008333)
     """
-    return LEVEL / max(num_looks, 1)
+    return LEVEL / (num_looks * (num_looks + 1)) if num_looks else LEVEL

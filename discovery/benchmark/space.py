@@ -41,6 +41,8 @@ def settings(source: Source, point: np.ndarray) -> dict[str, float]:
         >>> {name: round(value, 6) for name, value in settings(find("lion"), np.full(4, 0.5)).items()}
         {'learning_rate': 0.0003, 'weight_decay': 0.105409, 'b1': 0.9, 'b2': 0.98}
     """
+    if not source.learning_rate > 0:
+        raise ValueError(f"a rule to be tuned needs a learning rate of its own above 0, got {source.learning_rate}")
     rate, decay, *forgetting = (float(number) for number in point)
     least, most = DECAY
     found = {

@@ -20,6 +20,7 @@ from .comparison import target_of
 
 BASELINE = "adamw@linear"
 SHARE = 0.4  # of the baseline's trials
+TRIALS = 20
 PATH = Path(__file__).with_name("targets.json")
 
 
@@ -34,7 +35,7 @@ def get(name: str) -> float:
         TargetError: none was set for this version.
     """
     version = workloads.get(name).task.version
-    for path in (PATH, cache_path()):
+    for path in (cache_path(), PATH):  # what was set on this machine comes first
         found = _read(path).get(version)
         if found is not None:
             return float(found["target"])
@@ -61,7 +62,9 @@ def put(curves: dict[str, Sequence[Sequence[float]]], path: Path) -> dict[str, f
         known[version] = {"workload": name, "target": found[name], "trials": len(trials), "baseline": BASELINE}
     path.parent.mkdir(parents=True, exist_ok=True)
     ordered = sorted(known.items(), key=lambda item: (item[1]["workload"], item[0]))
-    path.write_text(json.dumps(dict(ordered), indent=1) + "\n", encoding="utf-8")
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(json.dumps(dict(ordered), indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
     return found
 
 
@@ -76,4 +79,10 @@ def _is_text(name: str) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not all(isinstance(row["workload"], str) and float(row["target"]) >= 0 for row in found.values()):
+            raise ValueError("a target is a number of at least 0")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise TargetError(f"{path}: the targets cannot be read: {error}; delete the file and set them anew") from None
+    return found

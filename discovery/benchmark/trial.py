@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -13,7 +14,7 @@ from ...schedules import registry as schedules
 from ...tasks.base import load_on_device
 from ...tasks.training import OK, STATUS_NAMES, TrainState, start, take_steps
 from ..evaluate import Status
-from ..rules import Source, evaluated, find
+from ..rules import RuleError, Source, evaluated, find
 from . import workloads
 
 SCHEDULE = "linear"  # of an entry that names none
@@ -58,11 +59,21 @@ def entry(text: str) -> Entry:
         ('adamw@linear', 'cosine')
     """
     rule, at, schedule = text.rpartition("@")
-    rule, schedule = (rule, schedule) if at else (text, SCHEDULE)
+    if not at or "/" in schedule:  # a folder may have the sign in its name
+        rule, schedule = text, SCHEDULE
     if not rule:
         raise EntryError(f"{text!r} names no rule; an entry is RULE or RULE@SCHEDULE, such as adamw@cosine")
     schedules.get(schedule)
-    return Entry(rule, schedule, find(rule))
+    found = Entry(rule, schedule, find(rule))
+    params, own = jnp.zeros((2, 2)), dict.fromkeys(found.source.settings, 0.5)
+    try:
+        transformation = found.source.create(lambda step: 0.1, 10, **own)
+        jax.eval_shape(lambda: transformation.update(params, transformation.init(params), params))
+    except RuleError:
+        raise
+    except Exception as error:  # the user's own code
+        raise EntryError(f"{text}: cannot make a step: {type(error).__name__}: {error}") from error
+    return found
 
 
 class Trainer:

@@ -9,6 +9,8 @@ import fuzz_programs
 import pytest
 from fuzz_outcome import REFUSED, VALID, fuzz
 
+pytestmark = pytest.mark.heavy
+
 KINDS = {kind.name: kind for kind in (*fuzz_programs.KINDS, *fuzz_configs.KINDS, *fuzz_commands.KINDS)}
 LEDGER_KINDS = ("ledger, random bytes", "ledger, bytes flipped", "ledger, truncated", "ledger, rows edited")
 

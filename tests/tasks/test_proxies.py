@@ -93,6 +93,7 @@ def _small(name, steps=60):
     return dataclasses.replace(tasks.get(name), model=SMALL[name], steps=steps, batch_size=16)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "kind"), [("imagenet_vit", "records"), ("lm1b_transformer", "arrays")])
 def test_both_loops_learn_the_same_and_can_be_resumed(name, kind, written, monkeypatch):
     monkeypatch.setenv("STEPSMITH_DATA", str(written[kind]))

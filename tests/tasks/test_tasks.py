@@ -35,6 +35,7 @@ def test_names_itself_as_the_registry_does(task):
     assert task.steps > 0 and task.batch_size > 0
 
 
+@pytest.mark.heavy
 def test_the_public_check_finds_nothing_to_blame(task):
     assert len(tasks.check(task)) == 9
 

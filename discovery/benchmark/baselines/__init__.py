@@ -28,6 +28,11 @@ def rows(versions: Mapping[str, str], trials: int) -> list[TrialRow]:
     return [row for row in fitting if counts[row.entry] == trials * len(versions)]
 
 
+def entries() -> set[str]:
+    """All that have trials, of whatever version."""
+    return {row.entry for row in _all()}
+
+
 def write(found: Sequence[TrialRow], path: Path = PATH) -> None:
     """Writes trials, those of earlier versions and equal entries replaced; the same rows give the same bytes."""
     replaced = {(row.entry, row.workload) for row in found}

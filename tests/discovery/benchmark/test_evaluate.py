@@ -207,9 +207,9 @@ def test_final_variants_are_for_no_search_and_every_look_is_counted(tmp_path):
     first = evaluate(config, tmp_path / "a", workers=1, reason="Ada, to see")
     again = evaluate(config, tmp_path / "a", workers=1, reason="Ada, to see")
     second = evaluate(config, tmp_path / "b", workers=1, reason="Bob, once more")
-    assert (first.looks, again.looks, second.looks) == (1, 1, 2)
+    assert (first.looks, again.looks, second.looks) == (1, 1, 2) == (read(tmp_path / "a").looks, 1, read(tmp_path / "b").looks)
     assert [(look["reason"], look["workloads"]) for look in looks.looks()] == [("Ada, to see", [final]), ("Bob, once more", [final])]
-    assert looks.level(2) == 0.025
+    assert sum(looks.level(number) for number in range(1, 1000)) < looks.LEVEL
     (tmp_path / "looks.jsonl").write_text("{not json\n")
     with pytest.raises(ValueError, match="mend the file"):
         looks.looks()
@@ -235,6 +235,12 @@ def test_a_target_of_another_version_is_asked_for_and_can_be_set(tmp_path, monke
     with pytest.raises(ValueError, match="stepsmith evaluate --set-targets --workloads table_values"):
         evaluate(EvaluateConfig(("lion",), (SMALL,), trials=1), tmp_path / "run", workers=1)
     assert not (tmp_path / "run").exists()
+    targets.cache_path().parent.mkdir(parents=True)
+    for damage in ("", "[]", '{"a": {}}'):
+        targets.cache_path().write_text(damage)
+        with pytest.raises(targets.TargetError, match="delete the file and set them anew"):
+            targets.get(SMALL)
+    targets.cache_path().unlink()
     targets.put({SMALL: [[9.0, 3.0], [2.0], [1.0]]}, targets.cache_path())
     assert targets.get(SMALL) == 2.0
 
@@ -249,6 +255,15 @@ BAD = {
     "no trials": (["lion", "--trials", "0"], "trials must be at least 1"),
     "no batch": (["lion", "--batch", "0"], "batch must be at least 1"),
     "final without a reason": (["lion", "--workloads", "text_gru_final"], "--final REASON"),
+    "no study": (["lion", "--studies", "0"], "studies must be at least 1"),
+    "a study larger than the pool": (["lion", "--trials", "4"], "trials-per-study must be at least 1 and at most"),
+    "unknown reference": (["lion", "--reference", "muon@cosine"], "takes no part; there are"),
+    "final for nothing": (["lion", "--workloads", SMALL, "--final", "me"], "none of the workloads is one"),
+    "targets of a rule": (["lion", "--set-targets"], "AdamW sets the targets"),
+    "untuned targets": (["--set-targets", "--ruleset", "self"], "leave --ruleset out"),
+    "untuned baselines": (["lion", "--keep", "--ruleset", "self"], "of the external ruleset"),
+    "a rule that cannot step": (["BROKEN.py"], "cannot be called with"),
+    "a rule without a rate": (["ZERO.py", "--workloads", SMALL], "learning rate of its own above 0"),
     "another comparison": (["lion", "--workloads", SMALL, "--run", "DONE"], "holds another comparison: entries"),
     "a folder below a file": (["lion", "--workloads", SMALL, "--run", "FILE/below"], "FILE"),
     "negative workers": (["lion", "--workers", "-1"], "workers must be"),
@@ -261,6 +276,8 @@ def test_bad_input_is_one_line_and_exit_code_2(name, finished, tmp_path, monkeyp
 
     arguments, words = BAD[name]
     (tmp_path / "FILE").write_text("x")
+    (tmp_path / "BROKEN.py").write_text("def mine(learning_rate=0.1, *, decay):\n    return decay\n")
+    (tmp_path / "ZERO.py").write_text("import optax\n\n\ndef mine(learning_rate=0.0):\n    return optax.sgd(learning_rate)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["stepsmith", "evaluate", *(str(finished.path) if a == "DONE" else a for a in arguments)])
     with pytest.raises(SystemExit) as caught:
