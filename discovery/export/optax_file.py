@@ -31,7 +31,7 @@ def to_optax(program: Program, name: str = "discovered", provenance: Provenance 
     Raises:
         ProgramError: the name is no Python identifier, or one that the file needs itself.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or name in _GLOBALS or name == "__debug__":
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _GLOBALS or name in ("__debug__", "update"):
         raise ProgramError(f"{name!r} is no name for a Python function")
     renamed = _without_clashes(program, name)
     parts = separate(renamed)

@@ -176,7 +176,7 @@ def test_killed_and_started_again_it_is_the_same(finished, tmp_path):
     again = read(path)
     assert [row._replace(seconds=0.0) for row in again.rows] == [row._replace(seconds=0.0) for row in finished.rows]
     assert (path / "steps.csv").read_text().count("\n") == 5 and (path / "steps.png").stat().st_size > 10_000
-    assert "by steps to the target:" in done.stdout and "by seconds to the target:" in done.stdout
+    assert "by steps to the target" in done.stdout and "by seconds to the target" in done.stdout
 
 
 def _rows(path):
@@ -252,7 +252,7 @@ BAD = {
     "no rule before the schedule": (["@cosine"], "names no rule"),
     "twice": (["lion", "lion@linear"], "must be different"),
     "unknown workload": (["lion", "--workloads", "imagenet"], "unknown workload 'imagenet'"),
-    "no trials": (["lion", "--trials", "0"], "trials must be at least 1"),
+    "no trials": (["lion", "--trials", "0"], "at most the number of trials, 0"),
     "no batch": (["lion", "--batch", "0"], "batch must be at least 1"),
     "final without a reason": (["lion", "--workloads", "text_gru_final"], "--final REASON"),
     "no study": (["lion", "--studies", "0"], "studies must be at least 1"),

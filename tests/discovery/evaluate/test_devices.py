@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import time
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,9 @@ def test_bad_input_ends_with_one_clear_line(monkeypatch, eight_cores, environmen
 
 
 def environment_of(pid):
+    """Of a process that `plan` placed; until it has replaced the fork of this one it shows this one's."""
+    while b"evaluate.worker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+        time.sleep(0.01)
     pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
 
