@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stepsmith.discovery import cli
+from stepsmith.discovery import cli, output
 from stepsmith.discovery.benchmark import LogError, read_logs, read_targets, score_logs
 from stepsmith.discovery.benchmark.algoperf import COLUMNS
 
@@ -175,7 +175,7 @@ def test_table(stepsmith, tmp_path, targets):
 @pytest.mark.parametrize(("width", "ratios"), [(38, False), (39, True)])
 def test_table_on_a_terminal_is_no_wider(stepsmith, tmp_path, targets, monkeypatch, width, ratios):
     console = Console(force_terminal=True, color_system=None, width=width, soft_wrap=True, highlight=False)
-    monkeypatch.setattr(cli, "_out", console)
+    monkeypatch.setattr(output, "out", console)
     out = stepsmith("score", _write_csv(tmp_path), "--targets", targets)[1]
     table = [line for line in out.splitlines() if not line.startswith("by workload")]
     assert max(map(len, table)) <= width and ("2.04" in out) == ratios and "0.3258" in out

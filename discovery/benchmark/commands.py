@@ -1,0 +1,143 @@
+"""`stepsmith score` and `stepsmith evaluate`."""
+
+import math
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..config import ConfigError
+from ..options import INTERRUPTED, Workers, check_workers, option
+from ..output import out, print_json, print_standing, print_table
+from ..view import counted
+from . import algoperf, looks, report, targets
+from . import baselines as committed
+from . import evaluate as benchmark
+from .comparison import PER_STUDY, STUDIES
+from .performance import earliest, fastest
+
+
+@dataclass(frozen=True)
+class Score:
+    """Score the submissions in AlgoPerf's logs against each other."""
+
+    logs: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="LOGS")]
+    """AlgoPerf's folder of submissions, or a CSV file, gzipped or not"""
+    targets: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """JSON of the workloads and the validation metric that each must reach"""
+    base_only: bool = False
+    """a missed held-out variant does not cost its workload"""
+    by_time: bool = False
+    """a study's best trial is that of least time, not that of fewest evaluations"""
+    json: bool = False
+    """print {submission: score} as JSON, and nothing else"""
+
+    def __call__(self) -> int:
+        targets = algoperf.read_targets(self.targets)
+        logs = algoperf.read_logs(self.logs, targets)
+        standing = algoperf.score_logs(logs, targets, not self.base_only, fastest if self.by_time else earliest)
+        if self.json:
+            return print_json(dict(zip(standing.submissions, standing.scores.tolist(), strict=True)))
+        print_standing(standing)
+        return 0
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Compare update rules and schedules by their time to target."""
+
+    entries: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RULE[@SCHEDULE]")] = ()
+    """what competes: names and files as `stepsmith train` takes them"""
+    workloads: tuple[str, ...] = benchmark.workloads.names()
+    """what they train"""
+    ruleset: Literal["external", "self"] = "external"
+    """external: tuned in the common space; self: not tuned, three times the budget"""
+    trials: int = 40
+    """of each entry on each workload, from which studies are drawn"""
+    trials_per_study: int = PER_STUDY
+    """of which the first to reach the target counts"""
+    studies: int = STUDIES
+    """of which the median counts"""
+    reference: Annotated[str | None, option("ENTRY", "adamw@linear, else the first")] = None
+    """what speed-ups are over"""
+    alone: bool = False
+    """leave the committed baselines out"""
+    batch: int = 1
+    """trials that run as one vmapped batch"""
+    run: Annotated[Path | None, option("FOLDER", "comparisons/ and a time stamp")] = None
+    """the comparison's folder; the same command goes on there"""
+    workers: Workers = 0
+    """worker processes"""
+    final: Annotated[str, option("REASON", "none")] = ""
+    """who looks at final variants, and what for; looks are counted"""
+    set_targets: bool = False
+    """set the targets of the workloads by tuned AdamW"""
+    keep: bool = False
+    """of the package's own source: keep the trials as baselines, or the targets"""
+    json: bool = False
+    """as JSON"""
+
+    def __call__(self) -> int:
+        check_workers(self.workers)
+        self._check()
+        entries = (targets.BASELINE,) if self.set_targets else self.entries
+        trials = targets.TRIALS if self.set_targets else self.trials
+        purpose = "targets" if self.set_targets else "comparison"
+        config = benchmark.EvaluateConfig(entries, self.workloads, self.ruleset, trials, self.batch, purpose)
+        path = self.run or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
+        with counted(out, "trials", self.json) as on_progress:
+            done = benchmark.evaluate(config, path, self.workers, on_progress, self.final)
+        if done.missing:
+            given = sys.argv[1:] if self.run else [*sys.argv[1:], "--run", str(path)]
+            sys.stderr.write(f"interrupted, {done.missing} trials are missing; go on with: stepsmith {shlex.join(given)}\n")
+            return INTERRUPTED
+        return self._set_targets(done) if self.set_targets else self._report(done)
+
+    def _check(self) -> None:
+        """What would otherwise be noticed after the training."""
+        if self.set_targets == bool(self.entries):
+            mend = (
+                "leave the rules out, AdamW sets the targets"
+                if self.set_targets
+                else "name one or more rules, such as lion or adamw@cosine"
+            )
+            raise ConfigError(f"{'nothing to choose' if self.set_targets else 'nothing to compare'}: {mend}")
+        per_study = self.trials_per_study if self.ruleset == "external" else 1
+        if not 1 <= per_study <= self.trials:
+            raise ConfigError(f"trials-per-study must be at least 1 and at most the number of trials, {self.trials}, got {per_study}")
+        if not 1 <= self.studies <= 100_000:
+            raise ConfigError(f"studies must be at least 1 and at most 100000, got {self.studies}")
+        if self.keep and self.ruleset != "external":
+            raise ConfigError("--keep is for baselines of the external ruleset")
+        known = {benchmark.entry(name).label for name in self.entries} | (set() if self.alone else committed.entries())
+        if self.reference is not None and benchmark.entry(self.reference).label not in known:
+            raise ConfigError(f"the reference {self.reference} takes no part; there are {', '.join(sorted(known))}")
+
+    def _set_targets(self, done: benchmark.Comparison) -> int:
+        found = targets.put(done.curves(), targets.PATH if self.keep else targets.cache_path())
+        return print_table([{"workload": name, "target": value} for name, value in found.items()], self.json)
+
+    def _report(self, done: benchmark.Comparison) -> int:
+        if self.keep:
+            committed.write(done.rows)
+        chosen = {"studies": self.studies, **({"per_study": self.trials_per_study} if self.ruleset == "external" else {})}
+        by = {unit: done.standings(self.reference, unit == "seconds", not self.alone, **chosen) for unit in ("steps", "seconds")}
+        for unit, standings in by.items():
+            report.write_csv(done.path / f"{unit}.csv", self.workloads, standings, unit)
+            report.draw(done.path / f"{unit}.png", standings, unit, f"{len(self.workloads)} workloads, {self.ruleset} tuning")
+        if self.json:
+            return print_json({unit: [report.as_json(s) for s in standings] for unit, standings in by.items()})
+        for unit, standings in by.items():
+            over = next(s.entry for s in standings if math.isnan(s.p_value))
+            out.print(f"by {unit} to the target, speed-ups over {over}:", style="bold")
+            print_table(report.rows(standings, len(self.workloads)), False)
+        failed = sum(row.status != "ok" for row in done.rows)
+        out.print(f"{failed} of {len(done.rows)} trials failed" + ("" if self.alone else f"; {done.baselines()}"))
+        if done.looks:
+            out.print(f"look {done.looks} at final variants: these intervals have {1 - looks.level(done.looks):.1%}")
+        out.print(f"tables and profiles: {done.path}")
+        return 0
