@@ -33,9 +33,9 @@ from .language import Program, load, to_text
 from .language import names as program_names
 from .language.message import one_line
 from .options import FAILED, INTERRUPTED, USAGE_ERROR, RunFolder, Workers, WorkersOn, check_workers, option
-from .output import out, print_hall_of_fame, print_json, print_table
+from .output import out, print_finalists, print_hall_of_fame, print_json, print_table
 from .run import BEST, LEDGER, Run, resume, runs, search
-from .view import seconds_text, view
+from .view import savings_text, seconds_text, view
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,27 @@ class Status:
 
     run: RunFolder
     """the run's folder"""
+    front: bool = False
+    """also the Pareto front of fitness against length, memory and cost"""
     json: bool = False
     """as JSON"""
 
     def __call__(self) -> int:
         run = Run(self.run)
-        status, finalists = run.status(), run.hall_of_fame()
+        status, finalists, front = run.status(), run.hall_of_fame(), run.front() if self.front else []
         if self.json:
-            return print_json({**status, "hall_of_fame": [dataclasses.asdict(f) for f in finalists]})
-        hits = status.get("cached", 0) / max(status.get("told", 0), 1)
-        elapsed = seconds_text(status["elapsed"])
-        out.print(f"{self.run}: {status['status']}, {elapsed}, {status.get('evaluated', 0)} programs evaluated, cache hits {hits:.0%}")
+            lists = {"hall_of_fame": finalists} | ({"front": front} if self.front else {})
+            return print_json({**status, **{name: [dataclasses.asdict(f) for f in fs] for name, fs in lists.items()}})
+        out.print(f"{self.run}: {status['status']}, {seconds_text(status['elapsed'])}, {status['evaluated']} programs evaluated")
         out.print("outcomes: " + ", ".join(f"{name} {count}" for name, count in status["statuses"].items()))
+        out.print("children: " + savings_text(status["savings"], status["speedups"]))
+        out.print(f"known programs evaluated again on new seeds {status['repeated']} times, {status['restarts']} restarts")
+        if status["winners_curse"] is not None:
+            out.print(f"winner's curse: finalists are worse on new seeds by {status['winners_curse']:+.3f} (median)")
         print_hall_of_fame(finalists)
+        if self.front:
+            out.print("Pareto front of fitness, statements, states and operations, best fitness first:")
+            print_finalists(front)
         return 0
 
 

@@ -1,6 +1,7 @@
 """What a search is told: one frozen dataclass, read from TOML and the command line."""
 
 import dataclasses
+import math
 import re
 import tomllib
 import typing
@@ -15,10 +16,12 @@ from .search import EvolutionConfig, MutationConfig
 MAX_CHARACTERS = 100_000  # of a config file
 MAX_SECONDS = 1e9  # 30 years
 MAX_EVALUATIONS = 10**12
+_SEEDS_OF_A_RUN = 400
 # name -> least, most. Beyond them 64-bit integers overflow, or an hour goes by in one draw.
 _RANGES = {
     "seed": (0, 2**31 - 1),
     "seeds_per_task": (1, 400),
+    "replicates": (1, 400),
     "in_flight": (1, 10_000),
     "finalists": (1, 10_000),
     "finalist_seeds": (1, 400),
@@ -75,12 +78,18 @@ class SearchConfig:
     """of everything random in the search"""
     initial: str = "adamw"
     """a shipped program's name or a program file: where the search starts"""
-    strategy: Literal["regularized_evolution", "random_search"] = "regularized_evolution"
-    """how children are made; random_search is the baseline"""
+    strategy: Literal["regularized_evolution", "random_search", "constants_only"] = "regularized_evolution"
+    """how children are made; random_search and constants_only (the initial program's numbers evolve) are baselines"""
     mode: Literal["deterministic", "async"] = "deterministic"
     """deterministic: results are consumed in the order of submission; async: as they come"""
     seeds_per_task: int = 2
     """training runs that are averaged on each task; one is easy to overfit"""
+    replicates: int = 4
+    """blocks of that many seeds on which a promising program may be evaluated; 1: never again"""
+    learning_rate_factors: tuple[float, ...] = (1.0,)
+    """of the update; several of them ask for rules that need less tuning"""
+    hurdle: float = math.inf
+    """fitness above which an evaluation is stopped between its runs; inf: none"""
     in_flight: int = 8
     """evaluations under way at most; part of a run's identity, unlike the number of workers"""
     schedule: str = "linear"
@@ -114,6 +123,16 @@ class SearchConfig:
         for key, name in names:
             if "\0" in name or name != name.encode(errors="replace").decode():
                 raise ConfigError(f"{key}: {shown(name)} is no name, it holds characters that no text file can")
+        if not self.learning_rate_factors or not all(0 < factor < math.inf for factor in self.learning_rate_factors):
+            raise ConfigError(f"learning_rate_factors must be one or more numbers above 0, got {self.learning_rate_factors}")
+        if len(set(self.learning_rate_factors)) != len(self.learning_rate_factors):
+            raise ConfigError(f"learning_rate_factors must differ, got {self.learning_rate_factors}")
+        if math.isnan(self.hurdle):
+            raise ConfigError("hurdle must be a number or inf, got nan")
+        if self.seeds_per_task * self.replicates > _SEEDS_OF_A_RUN:
+            raise ConfigError(
+                f"seeds_per_task times replicates must be at most {_SEEDS_OF_A_RUN}, got {self.seeds_per_task} x {self.replicates}"
+            )
         try:
             self.evolution.check()
             self.mutation.check()
@@ -123,8 +142,13 @@ class SearchConfig:
 
     @property
     def search_seeds(self) -> tuple[int, ...]:
-        """Seeds of the training runs during the search; fixed for the run."""
-        return tuple(range(first := 1_000_000 + 1_000 * self.seed, first + self.seeds_per_task))
+        """Seeds of every program's training runs during the search; fixed for the run."""
+        return self.block_seeds(0)
+
+    def block_seeds(self, block: int) -> tuple[int, ...]:
+        """The seeds of a block, from 0; promising programs are evaluated on further ones."""
+        first = 1_000_000 + 1_000 * self.seed + block * self.seeds_per_task
+        return tuple(range(first, first + self.seeds_per_task))
 
     @property
     def finalist_seed_values(self) -> tuple[int, ...]:
@@ -189,9 +213,10 @@ def _checked(key: str, hint: Any, value: Any) -> Any:
             raise ConfigError(f"{key} must be one of {', '.join(typing.get_args(hint))}, got {shown(value)}")
         return value
     if typing.get_origin(hint) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
-            raise ConfigError(f"{key} must be a list of strings, got {shown(value)}")
-        return tuple(value)
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key} must be a list, got {shown(value)}")
+        kind = typing.get_args(hint)[0]
+        return tuple(_checked(f"{key}[{i}]", kind, item) for i, item in enumerate(value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
             return float(value)

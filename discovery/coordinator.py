@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..tasks import registry as tasks
 from . import failpoints
 from .config import Budget, SearchConfig
 from .evaluate import Evaluation, Job, Outcome, Result, Status, WorkerPool, Yardstick, outcome
-from .language import Program, prune, to_text
+from .language import Program, operations, prune, to_text
 from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LedgerError, OutcomeRow, ProgramRow, Step, ToldRow
 from .search import Candidate, SearchState, Strategy
 from .search.hall_of_fame import Entry, HallOfFame
@@ -35,8 +36,25 @@ class Counters(NamedTuple):
     told: int = 0
     evaluated: int = 0  # unique programs with an outcome
     cached: int = 0  # told births whose outcome was known
+    repeated: int = 0  # blocks of new seeds that known programs were evaluated on
     rejected: int = 0  # invalid mutants
+    statements: int = 0  # of all births
+    redundant: int = 0  # of them, those that never reach an update
     workers_lost: int = 0
+
+    @property
+    def savings(self) -> dict[str, float]:
+        """What abstract execution finds, as shares: invalid children, redundant statements, cache hits."""
+        return {
+            "invalid": self.rejected / max(self.rejected + self.told, 1),
+            "redundant": self.redundant / max(self.statements, 1),
+            "cached": self.cached / max(self.told, 1),
+        }
+
+    @property
+    def speedups(self) -> dict[str, float]:
+        """How many times the work each of them saves: children, statements and evaluations that are not run, per one that is."""
+        return {name: 1 / max(1 - share, 1e-9) for name, share in self.savings.items()}
 
 
 class Snapshot(NamedTuple):
@@ -49,6 +67,7 @@ class Snapshot(NamedTuple):
     rate: float  # unique evaluations a second, this session
     failures: Mapping[str, int]  # status -> programs
     hall_of_fame: tuple[Entry, ...]
+    restarts: int
 
 
 class Recorder:
@@ -63,6 +82,7 @@ class Recorder:
     def __init__(self, ledger: Ledger, versions: Mapping[str, str], deterministic: bool):
         self._ledger = ledger
         self._versions = versions
+        self._steps = {name: tasks.get(name).steps for name in versions}
         self._deterministic = deterministic
         self._identities: dict[str, Mapping[str, str]] = ledger.state().get("identities", {})  # digest -> what it stands for
         self._step = Step([], [], [], [], [], [])
@@ -72,22 +92,24 @@ class Recorder:
     def due(self) -> bool:
         return time.monotonic() - self._last >= COMMIT_SECONDS
 
-    def born(self, candidate: Candidate) -> None:
+    def born(self, candidate: Candidate, block: int | None) -> None:
         c = candidate
-        self._append("births", BirthRow(c.birth, c.hash, c.parent, c.mutation, c.program.to_json()))
+        self._append("births", BirthRow(c.birth, c.hash, c.parent, c.mutation, c.program.to_json(), block))
 
     def program(self, candidate: Candidate) -> None:
         pruned = prune(candidate.program)
-        self._append("programs", ProgramRow(candidate.hash, len(pruned.statements), to_text(pruned), candidate.birth))
+        row = ProgramRow(candidate.hash, len(pruned.statements), to_text(pruned), candidate.birth, len(pruned.states), operations(pruned))
+        self._append("programs", row)
 
     def evaluated(self, program_hash: str, result: Result) -> None:
         for e in result.evaluations:
             version, identity = self._versions[e.task], self._digest(result.identity)
-            row = EvaluationRow(program_hash, e.task, e.seed, version, 1.0, e.steps, str(e.status), e.loss, e.seconds, identity)
+            asked = (version, e.learning_rate_factor, self._steps[e.task])
+            row = EvaluationRow(program_hash, e.task, e.seed, *asked, e.steps, str(e.status), e.loss, e.seconds, identity)
             self._append("evaluations", row)
 
     def scored(self, program_hash: str, result: Outcome) -> None:
-        self._append("outcomes", OutcomeRow(program_hash, result.fitness, str(result.status)))
+        self._append("outcomes", OutcomeRow(program_hash, result.fitness, str(result.status), json.dumps(result.scores)))
 
     def told(self, birth: int, order: int, result: Outcome, cached: bool) -> None:
         self._append("told", ToldRow(birth, order, result.fitness, str(result.status), cached))
@@ -148,7 +170,7 @@ class Coordinator:
         self._config, self._strategy, self._pool, self._yardsticks = config, strategy, pool, yardsticks
         self._budget = Budget.parse(config.budget)
         self._recorder = Recorder(ledger, versions, config.mode == "deterministic")
-        self._results: dict[str, Result] = {}  # arrived and not yet told
+        self._results: dict[int, Result] = {}  # of births; arrived and not yet told
         self._started = time.monotonic()
         self._stopping = stopping
         self._restore(ledger)
@@ -186,7 +208,9 @@ class Coordinator:
             share = self._counters.evaluated / (self._budget.evaluations or 1)
         session = self._counters.evaluated - self._evaluated_before
         rate = session / max(time.monotonic() - self._started, 1e-9)
-        return Snapshot(phase, self.elapsed, min(share, 1.0), self._counters, rate, dict(self._failures), tuple(self._hall.entries))
+        return Snapshot(
+            phase, self.elapsed, min(share, 1.0), self._counters, rate, dict(self._failures), self._hall.entries, self._state.restarts
+        )
 
     def _restore(self, ledger: Ledger) -> None:
         state = ledger.state()
@@ -199,20 +223,21 @@ class Coordinator:
         self._counters = Counters(**state["counters"]) if state else Counters()
         self.finalists: list[tuple[str, float]] = [(h, f) for h, f in state.get("finalists", [])]
         self._before = ledger.run().elapsed
-        self._outcomes = {h: Outcome(Status(status), math.inf if f is None else f) for h, (f, status) in ledger.outcomes().items()}
+        self._outcomes = {h: Outcome(Status(status), scores) for h, (status, scores) in ledger.outcomes().items()}
         self._evaluated_before, self._workers_lost_before = len(self._outcomes), self._counters.workers_lost
         self._failures: dict[str, int] = {}
         for result in self._outcomes.values():
             self._count_failure(result)
         self._hall = HallOfFame(self._config.finalists)
-        for best in ledger.best(self._config.finalists):
-            rows = [Evaluation(e.task, e.seed, Status(e.status), e.loss, e.steps, e.seconds) for e in ledger.evaluations(best.hash)]
-            searched = [e for e in rows if e.seed in self._config.search_seeds]
-            self._hall.add(Entry(best.hash, prune(program_of(best.first_birth)), best.fitness, mean_losses(searched)))
+        for best in ledger.best(self._hall.capacity):
+            searched = [e for e in ledger.evaluations(best.hash) if e.seed in self._config.search_seeds]
+            program = prune(program_of(best.first_birth))
+            self._hall.put(Entry(best.hash, program, self._outcomes[best.hash], mean_losses(searched)))
         waiting = [birth for birth in births.values() if birth.told is None]
         self._queue = deque(Candidate(b.index, program_of(b.index), b.hash, b.parent, b.mutation, 0) for b in waiting)
         self._in_flight: set[str] = set()  # hashes of evaluations under way
-        self._births_in_flight: dict[int, str] = {}  # job -> hash
+        self._blocks: dict[int, int | None] = {birth.index: birth.block for birth in waiting}  # of the queue
+        self._partial: dict[str, Outcome] = {}  # of programs that would be the best, on their blocks so far
         for candidate in self._queue:
             self._submit(candidate)
 
@@ -227,35 +252,63 @@ class Coordinator:
             candidate, self._state = self._strategy.ask(self._state)
             failpoints.reached("ask")
             self._counters = self._counters._replace(rejected=self._counters.rejected + candidate.rejected)
-            self._recorder.born(candidate)
+            block = self._block(candidate)
+            self._recorder.born(candidate, block)
+            self._count_statements(candidate)
+            self._blocks[candidate.birth] = block
             self._queue.append(candidate)
-            if self._submit(candidate):
+            if self._submit(candidate) and block == 0:
                 self._recorder.program(candidate)
 
     def _spent(self) -> bool:
         if self._budget.seconds is not None:
             return self.elapsed >= self._budget.seconds
-        return len(self._outcomes) + len(self._in_flight) >= (self._budget.evaluations or 0)
+        new_in_flight = sum(block == 0 for block in self._blocks.values())
+        return len(self._outcomes) + new_in_flight >= (self._budget.evaluations or 0)
+
+    def _count_statements(self, candidate: Candidate) -> None:
+        size, counters = len(candidate.program.statements), self._counters
+        redundant = counters.redundant + size - candidate.live
+        self._counters = counters._replace(statements=counters.statements + size, redundant=redundant)
+
+    def _block(self, candidate: Candidate) -> int | None:
+        """Which block of seeds a birth is evaluated on: the first, or the next one if its program is known and promising.
+
+        Promising is what is as good as the best tenth of the population: there an error decides who has children.
+        """
+        known = self._outcomes.get(candidate.hash)
+        if candidate.hash in self._in_flight:
+            return None
+        if known is None:
+            return 0
+        if known.status is not Status.OK or len(known.scores) >= self._config.replicates:
+            return None
+        population = sorted(member.fitness for member in self._state.population)
+        return len(known.scores) if population and known.fitness <= population[len(population) // 10] else None
 
     def _submit(self, candidate: Candidate) -> bool:
         """Submits a candidate unless its outcome is known or on its way."""
-        if candidate.hash in self._outcomes or candidate.hash in self._in_flight:
+        block = self._blocks[candidate.birth]
+        if block is None:
             return False
         self._in_flight.add(candidate.hash)
-        pruned = prune(candidate.program)
-        self._pool.submit(Job(candidate.birth, pruned.to_json(), self._config.search_seeds))
-        self._births_in_flight[candidate.birth] = candidate.hash
-        failpoints.reached("submit")
+        self._submit_block(candidate, block)
         return True
+
+    def _submit_block(self, candidate: Candidate, block: int) -> None:
+        config = self._config
+        hurdle = config.hurdle if math.isfinite(config.hurdle) and block == 0 else None
+        program = prune(candidate.program).to_json()
+        self._pool.submit(Job(candidate.birth, program, config.block_seeds(block), config.learning_rate_factors, hurdle=hurdle))
+        failpoints.reached("submit")
 
     def _receive(self, timeout: float) -> None:
         """Waits for results unless something can be told at once, then tells what is due."""
         for result in self._pool.poll(0.0 if self._tellable() else timeout):
-            self._results[self._births_in_flight.pop(result.key)] = result
+            self._results[result.key] = result
             failpoints.reached("receive")
         self._note_dropped()
         while (candidate := self._tellable()) is not None:
-            self._queue.remove(candidate)
             self._tell(candidate)
             if self._config.mode == "deterministic":
                 self._fill()  # the same interleaving of asks and tells, whatever has arrived
@@ -265,41 +318,74 @@ class Coordinator:
         candidates: Iterator[Candidate] = iter(self._queue)
         if self._config.mode == "deterministic":
             candidates = iter([self._queue[0]] if self._queue else [])
-        return next((c for c in candidates if c.hash in self._results or c.hash in self._outcomes), None)
+        return next((c for c in candidates if self._is_known(c)), None)
+
+    def _is_known(self, candidate: Candidate) -> bool:
+        """Whether the outcome that a birth waits for is there: of its own evaluation, or else of an earlier birth's."""
+        if self._blocks[candidate.birth] is None:
+            return candidate.hash in self._outcomes
+        return candidate.birth in self._results
 
     def _tell(self, candidate: Candidate) -> None:
-        known = self._outcomes.get(candidate.hash)
-        result = known or self._score(candidate, self._results.pop(candidate.hash))
+        block = self._blocks[candidate.birth]
+        if block is not None and not self._score(candidate, block, self._results.pop(candidate.birth)):
+            return  # it goes on with another block
+        del self._blocks[candidate.birth]
+        self._queue.remove(candidate)
+        result = self._outcomes[candidate.hash]
         self._state = self._strategy.tell(self._state, candidate, result.fitness)
         failpoints.reached("tell")
-        told, evaluated, cached = self._counters.told, self._counters.evaluated, self._counters.cached
-        self._recorder.told(candidate.birth, told, result, known is not None)
-        self._counters = self._counters._replace(told=told + 1, evaluated=evaluated + (known is None), cached=cached + (known is not None))
+        counters = self._counters
+        self._recorder.told(candidate.birth, counters.told, result, block != 0)
+        self._counters = counters._replace(
+            told=counters.told + 1, evaluated=counters.evaluated + (block == 0), cached=counters.cached + (block != 0)
+        )
 
-    def _score(self, candidate: Candidate, result: Result) -> Outcome:
-        scored = Outcome.failed(result.status) if result.status else outcome(result.evaluations, self._yardsticks)
-        self._in_flight.discard(candidate.hash)
-        self._outcomes[candidate.hash] = scored
-        self._count_failure(scored)
+    def _score(self, candidate: Candidate, block: int, result: Result) -> bool:
+        """Takes in the result of a block of seeds; False if one more is needed before the birth is told.
+
+        A program that would be the best is evaluated on further seeds until it is not, or has been on all of them: else the
+        luckiest would lead.
+        """
+        scored = self._outcome(result)
         self._recorder.evaluated(candidate.hash, result)
-        self._recorder.scored(candidate.hash, scored)
         if result.status:
             self._recorder.event(str(result.status), f"{candidate.hash} cost its workers; this outcome cannot be reproduced bit for bit")
-        if scored.status is Status.OK and self._hall.admits(scored.fitness):
-            self._hall.add(Entry(candidate.hash, prune(candidate.program), scored.fitness, mean_losses(result.evaluations)))
-        return scored
+        before = self._partial.pop(candidate.hash, None) or self._outcomes.get(candidate.hash)
+        joined = before.joined(scored) if before else scored
+        if before is not None:
+            self._counters = self._counters._replace(repeated=self._counters.repeated + 1)
+        best, count = self._state.best, len(joined.scores)
+        leads = best is None or (joined.fitness < best.fitness and best.hash != candidate.hash)
+        if joined.status is Status.OK and leads and count < self._config.replicates:
+            self._partial[candidate.hash] = joined
+            self._submit_block(candidate, count)
+            return False
+        self._in_flight.discard(candidate.hash)
+        self._count_failure(joined, self._outcomes.get(candidate.hash))
+        self._outcomes[candidate.hash] = joined
+        self._recorder.scored(candidate.hash, joined)
+        self._hall.put(Entry(candidate.hash, prune(candidate.program), joined, mean_losses(result.evaluations)))
+        return True
+
+    def _outcome(self, result: Result) -> Outcome:
+        if result.status:
+            return Outcome(result.status)
+        runs = len(self._config.tasks) * self._config.seeds_per_task * len(self._config.learning_rate_factors)
+        return outcome(result.evaluations, self._yardsticks, runs)
 
     def _score_finalists(self) -> bool:
         """The hall of fame once more on seeds that the search has not seen; False if it is to stop before the end."""
         failpoints.reached("finalists")
         entries = dict(enumerate(self._hall.entries))
         for index, entry in entries.items():
-            self._pool.submit(Job(FINALIST_KEY + index, entry.program.to_json(), self._config.finalist_seed_values))
+            seeds, factors = self._config.finalist_seed_values, self._config.learning_rate_factors
+            self._pool.submit(Job(FINALIST_KEY + index, entry.program.to_json(), seeds, factors))
         scores: dict[str, float] = {}
         while len(scores) < len(entries) and not self._stopping():
             for result in self._pool.poll(0.1):
                 entry = entries[result.key - FINALIST_KEY]
-                scored = Outcome.failed(result.status) if result.status else outcome(result.evaluations, self._yardsticks)
+                scored = Outcome(result.status) if result.status else outcome(result.evaluations, self._yardsticks)
                 self._recorder.evaluated(entry.hash, result)
                 scores[entry.hash] = scored.fitness
             self._note_dropped()
@@ -312,8 +398,8 @@ class Coordinator:
         while self._pool.dropped:
             self._recorder.event("dropped", f"a worker sent the result of job {self._pool.dropped.popleft()} unasked; it was not counted")
 
-    def _count_failure(self, result: Outcome) -> None:
-        if result.status is not Status.OK:
+    def _count_failure(self, result: Outcome, before: Outcome | None = None) -> None:
+        if result.status is not Status.OK and (before is None or before.status is Status.OK):
             self._failures[str(result.status)] = self._failures.get(str(result.status), 0) + 1
 
     def _commit(self, status: str | None = None) -> None:
@@ -335,7 +421,7 @@ def check_one_moment(ledger: Ledger) -> None:
         raise LedgerError(f"damaged ledger: it holds {found} births, tells and outcomes, its search knows of {expected}; start a new run")
 
 
-def mean_losses(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+def mean_losses(evaluations: Sequence[Evaluation | EvaluationRow]) -> dict[str, float]:
     """Task -> geometric mean of the validation loss over seeds."""
     logs: dict[str, list[float]] = {}
     for evaluation in evaluations:

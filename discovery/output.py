@@ -46,19 +46,27 @@ def print_hall_of_fame(finalists: list[Finalist]) -> None:
     if not finalists:
         out.print("no program has succeeded yet")
         return
+    print_finalists(finalists)
+    out.print("fitness: log loss against tuned AdamW (0), in units of a learning rate off by a factor of 3.2; lower is better\n")
+    out.print(finalists[0].text + "\n")
+
+
+def print_finalists(finalists: list[Finalist]) -> None:
+    """A row for each program: what it is worth and what it costs."""
     rows = [
         {
             "rank": f.rank,
             "fitness": f"{f.fitness:+.4f}",
+            "error": "" if f.error is None else f"{f.error:.4f}",
             "on new seeds": "" if f.confirmed is None else f"{f.confirmed:+.4f}",
             "statements": f.statements,
+            "states": f.states,
+            "operations": f.operations,
             "program": f.hash[:8],
         }
         for f in finalists
     ]
     print_table(rows, False)
-    out.print("fitness: log loss against tuned AdamW (0), in units of a learning rate off by a factor of 3.2; lower is better\n")
-    out.print(finalists[0].text + "\n")
 
 
 def print_standing(standing: Standing) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,11 +24,11 @@ from . import failpoints
 from .benchmark.workloads import is_final
 from .config import ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
-from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan
+from .evaluate import Devices, Outcome, Place, Status, WorkerPool, WorkerSpec, Yardstick, plan
 from .export import Provenance, to_optax
 from .language import Program, depends_on_gradient, infer, load, parse, prune
-from .ledger import Ledger, LedgerError, RunRow, is_locked, locked
-from .search import Strategy, random_search, regularized_evolution
+from .ledger import Best, Ledger, LedgerError, RunRow, is_locked, locked
+from .search import Strategy, constants_only, random_search, regularized_evolution
 
 LEDGER = "ledger.sqlite"
 CONFIG = "config.toml"
@@ -41,13 +42,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finalist:
-    """A program of the hall of fame; `confirmed` is its fitness on the finalists' seeds, once the run has finished."""
+    """A program of the hall of fame.
+
+    Attributes:
+        rank: from 1.
+        hash: of its canonical form.
+        fitness: mean over the blocks of seeds that the search evaluated it on; 0 is tuned AdamW, lower is better.
+        error: standard error of that mean; None with one block.
+        confirmed: fitness on the finalists' seeds, once the run has finished.
+        statements: its length.
+        states: arrays that it carries from step to step.
+        operations: statements on whole arrays, its cost per parameter.
+        text: its source.
+    """
 
     rank: int
     hash: str
     fitness: float
+    error: float | None
     confirmed: float | None
     statements: int
+    states: int
+    operations: int
     text: str
 
     @property
@@ -79,13 +95,17 @@ class Run:
 
         def read(ledger: Ledger) -> dict[str, Any]:
             run, counts, state = ledger.run(), ledger.counts(), ledger.state()
+            counters = Counters(**state.get("counters", {}))
             return {
                 "name": run.name,
                 "status": run.status if run.status == "finished" else "running" if running else "interrupted",
                 "elapsed": run.elapsed,
-                **Counters()._asdict(),
                 **counts,
-                **state.get("counters", {}),
+                **counters._asdict(),
+                "savings": counters.savings,
+                "speedups": counters.speedups,
+                "restarts": state.get("search", {}).get("restarts", 0),
+                "winners_curse": _winners_curse(ledger, state),
                 "versions": run.versions,
             }
 
@@ -99,9 +119,13 @@ class Run:
             size = configs.from_dict(SearchConfig, ledger.run().config).finalists
             best = ledger.best(size)
             best.sort(key=lambda b: (confirmed.get(b.hash, float("inf")), b.fitness, b.hash))
-            return [Finalist(i + 1, b.hash, b.fitness, confirmed.get(b.hash), b.statements, b.text) for i, b in enumerate(best)]
+            return [_finalist(i + 1, b, confirmed.get(b.hash)) for i, b in enumerate(best)]
 
         return self._read(read)
+
+    def front(self) -> list[Finalist]:
+        """The Pareto front: programs that no other one beats in fitness, statements, states and operations alike."""
+        return self._read(lambda ledger: [_finalist(i + 1, b, None) for i, b in enumerate(ledger.front())])
 
     def summary(self) -> dict[str, Any]:
         """One row of a list of runs; a ledger that cannot be read has the status damaged, and the reason is logged."""
@@ -158,6 +182,18 @@ class Run:
             return query(ledger)
 
 
+def _winners_curse(ledger: Ledger, state: dict[str, Any]) -> float | None:
+    """By how much the finalists are worse on new seeds than they were on the search's first ones, median; None before that."""
+    first = {h: scores[0] for h, (_, scores) in ledger.outcomes().items() if scores}
+    rises = [confirmed - first[h] for h, confirmed in state.get("finalists", []) if h in first]
+    return statistics.median(rises) if rises else None
+
+
+def _finalist(rank: int, best: Best, confirmed: float | None) -> Finalist:
+    error = Outcome(Status.OK, best.scores).error
+    return Finalist(rank, best.hash, best.fitness, error, confirmed, best.statements, best.states, best.operations, best.text)
+
+
 def search(
     config: SearchConfig,
     path: Path | str | None = None,
@@ -185,8 +221,14 @@ def search(
     path = Path(path) if path is not None else _fresh_path()
     initial = load(config.check().initial)
     infer(initial)
-    if not depends_on_gradient(prune(initial)):
+    pruned = prune(initial)
+    if not depends_on_gradient(pruned):
         raise ConfigError(f"initial {config.initial!r}: the gradient does not reach its update")
+    if len(pruned.states) > config.mutation.max_states:
+        raise ConfigError(
+            f"initial {config.initial!r} carries {len(pruned.states)} states, mutation.max_states allows {config.mutation.max_states}; "
+            "start from a smaller one, such as lion or sgd"
+        )
     schedules.get(config.schedule)
     for name in config.tasks:
         if is_final(tasks.get(name)):
@@ -261,7 +303,7 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
     known = ledger.run().versions
     yardsticks = {name: Yardstick(*values) for name, values in known["yardsticks"].items()}
     initial = Program.from_json(known["initial"])
-    spec = WorkerSpec(config.tasks, config.schedule, prune(initial).to_json(), config.memory_limit_mb)
+    spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, prune(initial).to_json(), config.memory_limit_mb)
     try:
         _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
         with _interruptible() as stop, WorkerPool(spec, places) as pool:
@@ -301,7 +343,8 @@ def _write(file: Path, text: str) -> None:
 def _strategy(config: SearchConfig, initial: Program) -> Strategy:
     if config.strategy == "random_search":
         return random_search(initial, config.mutation)
-    return regularized_evolution(initial, config.evolution, config.mutation)
+    evolution = constants_only if config.strategy == "constants_only" else regularized_evolution
+    return evolution(initial, config.evolution, config.mutation)
 
 
 def _reference(name: str) -> reference.Reference:

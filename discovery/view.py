@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .coordinator import Snapshot
+from .language import operations
+from .search.hall_of_fame import Entry
 
 PREPARING = "preparing: each worker compiles the tasks once"
 PLAIN_SECONDS = 10.0  # between two plain lines
@@ -78,24 +80,43 @@ def seconds_text(seconds: float) -> str:
 def summary(snapshot: Snapshot) -> str:
     """One line."""
     counters = snapshot.counters
-    hits = counters.cached / counters.told if counters.told else 0.0
-    best = f"best {snapshot.hall_of_fame[0].fitness:+.3f}" if snapshot.hall_of_fame else "no result yet"
+    best = f"best {fitness_text(snapshot.hall_of_fame[0])}" if snapshot.hall_of_fame else "no result yet"
     failed = sum(snapshot.failures.values())
+    restarts = f", {snapshot.restarts} restarts" if snapshot.restarts else ""
     return (
         f"{seconds_text(snapshot.elapsed)} {snapshot.share:4.0%}  {counters.evaluated} programs evaluated, {snapshot.rate:.0f}/s, "
-        f"cache hits {hits:.0%}, failed {failed}, {best} (AdamW tuned: 0)"
+        f"{savings_text(counters.savings, counters.speedups)}, failed {failed}{restarts}, {best} (AdamW tuned: 0)"
     )
+
+
+def savings_text(savings: Mapping[str, float], speedups: Mapping[str, float]) -> str:
+    """What abstract execution found, and how many times the work that saves.
+
+    >>> counters = Counters(told=10, cached=5, rejected=10, statements=100, redundant=60)
+    >>> savings_text(counters.savings, counters.speedups)
+    'invalid 50% (2.0x), redundant 60% (2.5x), cache hits 50% (2.0x)'
+    """
+    names = {"invalid": "invalid", "redundant": "redundant", "cached": "cache hits"}
+    return ", ".join(f"{text} {savings[name]:.0%} ({speedups[name]:.1f}x)" for name, text in names.items())
+
+
+def fitness_text(entry: Entry) -> str:
+    """The fitness with its standard error where it was measured on several blocks of seeds."""
+    error = entry.outcome.error
+    return f"{entry.fitness:+.3f}" + ("" if error is None else f" +- {error:.3f}")
 
 
 def render(snapshot: Snapshot, budget: str) -> Group:
     """The live table."""
     table = Table(title="hall of fame (fitness: tuned AdamW is 0, lower is better)", title_justify="left", expand=False)
     tasks = list(snapshot.hall_of_fame[0].losses) if snapshot.hall_of_fame else []
-    for column in ("rank", "fitness", *(f"{task} loss" for task in tasks), "statements", "program"):
+    for column in ("rank", "fitness", *(f"{task} loss" for task in tasks), "statements", "states", "operations", "program"):
         table.add_column(column, justify="right" if column != "program" else "left")
     for rank, entry in enumerate(snapshot.hall_of_fame[:10], 1):
         losses = [f"{entry.losses[task]:.4f}" for task in tasks]
-        table.add_row(str(rank), f"{entry.fitness:+.4f}", *losses, str(len(entry.program.statements)), entry.hash[:8])
+        program = entry.program
+        sizes = (len(program.statements), len(program.states), operations(program))
+        table.add_row(str(rank), fitness_text(entry), *losses, *map(str, sizes), entry.hash[:8])
     title = {"searching": f"searching, budget {budget}", "finalists": "scoring the finalists on new seeds", "done": "done"}[snapshot.phase]
     bar = Padding(ProgressBar(total=1.0, completed=snapshot.share, width=60), (0, 0))
     return Group(Text(title, style="bold"), bar, Text(summary(snapshot)), table)

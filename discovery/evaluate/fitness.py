@@ -18,6 +18,7 @@ class Status(enum.StrEnum):
     OOM = "oom"
     CRASHED = "crashed"  # its worker died, twice
     INVALID = "invalid"  # more registers or scalars than the machine has
+    STOPPED = "stopped"  # above the hurdle before all its runs were done
 
 
 class Evaluation(NamedTuple):
@@ -25,21 +26,11 @@ class Evaluation(NamedTuple):
 
     task: str
     seed: int
+    learning_rate_factor: float
     status: Status
     loss: float | None  # validation loss where ok
     steps: int  # done
     seconds: float
-
-
-class Outcome(NamedTuple):
-    """What a program is worth."""
-
-    status: Status
-    fitness: float  # infinite unless ok
-
-    @staticmethod
-    def failed(status: Status) -> "Outcome":
-        return Outcome(status, math.inf)
 
 
 class Yardstick(NamedTuple):
@@ -48,26 +39,74 @@ class Yardstick(NamedTuple):
     log_loss: float  # mean over seeds
     scale: float  # by how much a learning rate half a decade off raises it
 
+    def score(self, loss: float) -> float:
+        """``(log loss - log loss of tuned AdamW) / scale`` of one run."""
+        return (math.log(max(loss, LOSS_FLOOR)) - self.log_loss) / self.scale
 
-def outcome(evaluations: Sequence[Evaluation], yardsticks: Mapping[str, Yardstick]) -> Outcome:
+
+class Outcome(NamedTuple):
+    """What a program is worth.
+
+    Attributes:
+        status: of the program; a failure in any run fails it.
+        scores: its fitness on each block of seeds that it was evaluated on; empty unless ok.
+    """
+
+    status: Status
+    scores: tuple[float, ...] = ()
+
+    @property
+    def fitness(self) -> float:
+        """The mean of the scores; infinite unless ok."""
+        return math.fsum(self.scores) / len(self.scores) if self.scores else math.inf
+
+    @property
+    def error(self) -> float | None:
+        """The standard error of the fitness; None where there is one score or none.
+
+        >>> Outcome(Status.OK, (0.1, 0.3)).error
+        0.1
+        """
+        count = len(self.scores)
+        if count < 2:
+            return None
+        mean = self.fitness
+        return math.sqrt(math.fsum((score - mean) ** 2 for score in self.scores) / (count - 1) / count)
+
+    def joined(self, other: "Outcome") -> "Outcome":
+        """Both blocks of seeds together; a failure on one of them is a failure."""
+        if other.status is not Status.OK or self.status is not Status.OK:
+            return Outcome(self.status if self.status is not Status.OK else other.status)
+        return Outcome(Status.OK, self.scores + other.scores)
+
+
+def outcome(evaluations: Sequence[Evaluation], yardsticks: Mapping[str, Yardstick], runs: int | None = None) -> Outcome:
     """Mean over tasks of ``(log loss - log loss of tuned AdamW) / scale``; lower is better, 0 is tuned AdamW.
 
     Args:
-        evaluations: of one program; several seeds of a task are averaged in the logarithm.
+        evaluations: of one program; the seeds and learning-rate factors of a task are averaged in the logarithm.
         yardsticks: one for each task.
+        runs: how many were asked for; with fewer, none of which failed, the program was stopped at a hurdle.
 
     Returns:
         The outcome; a failure on any task fails the program with the status of the first.
 
-    >>> runs = [Evaluation("a", 0, Status.OK, 0.1, 200, 0.01), Evaluation("a", 1, Status.OK, 0.1, 200, 0.01)]
+    >>> runs = [Evaluation("a", 0, 1.0, Status.OK, 0.1, 200, 0.01), Evaluation("a", 1, 1.0, Status.OK, 0.1, 200, 0.01)]
     >>> round(outcome(runs, {"a": Yardstick(math.log(0.2), 0.5)}).fitness, 4)
     -1.3863
     """
     failed = next((evaluation.status for evaluation in evaluations if evaluation.status is not Status.OK), None)
     if failed is not None:
-        return Outcome.failed(failed)
-    scores = []
-    for task, yardstick in yardsticks.items():
-        logs = [math.log(max(e.loss, LOSS_FLOOR)) for e in evaluations if e.task == task and e.loss is not None]
-        scores.append((math.fsum(logs) / len(logs) - yardstick.log_loss) / yardstick.scale)
-    return Outcome(Status.OK, math.fsum(scores) / len(scores))
+        return Outcome(failed)
+    if runs is not None and len(evaluations) < runs:
+        return Outcome(Status.STOPPED)
+    return Outcome(Status.OK, (mean_score(evaluations, yardsticks),))
+
+
+def mean_score(evaluations: Sequence[Evaluation], yardsticks: Mapping[str, Yardstick]) -> float:
+    """The mean over tasks of the mean score of their runs; tasks without a run do not count."""
+    scores: dict[str, list[float]] = {}
+    for evaluation in evaluations:
+        if evaluation.loss is not None:
+            scores.setdefault(evaluation.task, []).append(yardsticks[evaluation.task].score(evaluation.loss))
+    return math.fsum(math.fsum(values) / len(values) for values in scores.values()) / len(scores)

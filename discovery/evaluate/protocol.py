@@ -6,7 +6,7 @@ of searches.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -66,6 +66,7 @@ class WorkerSpec:
     module: ClassVar[str] = "evaluate.worker"
 
     tasks: tuple[str, ...]  # evaluated in this order; the first failure ends a job
+    yardsticks: dict[str, list[float]] = field(default_factory=dict)  # task -> log loss and scale, for jobs with a hurdle
     schedule: str = "linear"  # of the learning rate relative to its peak
     initial: str = ""  # JSON of a program to warm up with
     memory_limit_mb: int = 4096  # beyond what the warmed-up worker has; 0: none
@@ -73,24 +74,25 @@ class WorkerSpec:
 
 @dataclass(frozen=True)
 class Job:
-    """A program to be trained."""
+    """A program to be trained on each task from each seed with each learning-rate factor."""
 
     key: int
     program: str  # JSON
     seeds: tuple[int, ...]
-    learning_rate_factor: float = 1.0
+    learning_rate_factors: tuple[float, ...] = (1.0,)  # of the update as a whole
     tasks: tuple[str, ...] | None = None  # default: all of the spec
+    hurdle: float | None = None  # mean fitness of the runs so far above which the rest is not run
 
     @property
     def runs(self) -> int:
-        return len(self.seeds)
+        return len(self.seeds) * len(self.learning_rate_factors)
 
     @property
     def affinity(self) -> str:
         return ""  # every worker is warm for every program
 
     def read(self, rows: list[list[Any]]) -> tuple[Evaluation, ...]:
-        return tuple(Evaluation(task, seed, Status(status), loss, steps, seconds) for task, seed, status, loss, steps, seconds in rows)
+        return tuple(Evaluation(task, seed, factor, Status(status), *rest) for task, seed, factor, status, *rest in rows)
 
 
 def send(connection: Connection, message: Any) -> None:

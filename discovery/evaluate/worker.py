@@ -6,7 +6,7 @@ that is not elsewhere.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from .. import failpoints
 from ..language.program import Program, ProgramError
 from ..language.types import infer
 from ..vm import Bytecode, Clock, assemble, register_machine
-from .fitness import Evaluation, Status
+from .fitness import Evaluation, Status, Yardstick, mean_score
 from .identity import identity
 from .process import limit_memory, run
 from .protocol import Job, WorkerSpec, receive, send
@@ -55,25 +55,32 @@ def evaluate(prepared: Prepared, program: Program, seed: int, learning_rate_fact
         code = assemble(program, prepared.clock, learning_rate_factor)
         result = jax.block_until_ready(prepared.run(code, seed))
     except ProgramError:
-        return Evaluation(prepared.name, seed, Status.INVALID, None, 0, time.perf_counter() - start)
+        return Evaluation(prepared.name, seed, learning_rate_factor, Status.INVALID, None, 0, time.perf_counter() - start)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return Evaluation(prepared.name, seed, Status.OOM, None, 0, time.perf_counter() - start)
+        return Evaluation(prepared.name, seed, learning_rate_factor, Status.OOM, None, 0, time.perf_counter() - start)
     status, loss = _OUTCOMES[int(result.status)], float(result.loss)
     if status is Status.OK and not math.isfinite(loss):
         status = Status.NONFINITE
-    return Evaluation(prepared.name, seed, status, loss if status is Status.OK else None, int(result.steps), time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return Evaluation(prepared.name, seed, learning_rate_factor, status, loss if status is Status.OK else None, int(result.steps), seconds)
 
 
-def evaluate_all(prepared: dict[str, Prepared], job: Job) -> list[Evaluation]:
-    """The runs of a job in a fixed order, up to the first failure."""
+def evaluate_all(prepared: dict[str, Prepared], yardsticks: Mapping[str, Yardstick], job: Job) -> list[Evaluation]:
+    """The runs of a job in a fixed order, up to the first failure or until their mean is above its hurdle.
+
+    The factors of a seed belong together; the largest comes first, for it is the one that a rule most often fails at.
+    """
     program = Program.from_json(job.program)
     done: list[Evaluation] = []
     for name in job.tasks or prepared:
         for seed in job.seeds:
-            done.append(evaluate(prepared[name], program, seed, job.learning_rate_factor))
-            if done[-1].status is not Status.OK:
+            for factor in sorted(job.learning_rate_factors, reverse=True):
+                done.append(evaluate(prepared[name], program, seed, factor))
+                if done[-1].status is not Status.OK:
+                    return done
+            if job.hurdle is not None and mean_score(done, yardsticks) > job.hurdle:
                 return done
     return done
 
@@ -90,12 +97,13 @@ def serve(connection: Connection) -> None:
         seconds += evaluate(task, initial, 0).seconds
     limit_memory(spec.memory_limit_mb)
     prepared = {name: _fallible(task) for name, task in prepared.items()}
+    yardsticks = {name: Yardstick(*values) for name, values in spec.yardsticks.items()}
     send(connection, {"ready": seconds, "identity": identity()})
     late: list[dict[str, Any]] = []
     while True:
         job = Job(**receive(connection))
         failpoints.reached("worker.receive")
-        answer = {"key": job.key, "evaluations": evaluate_all(prepared, job)}
+        answer = {"key": job.key, "evaluations": evaluate_all(prepared, yardsticks, job)}
         fault = failpoints.reached("worker.send")
         for message in (answer, *late, *([answer] if fault == "duplicate" else [])):
             send(connection, message)

@@ -11,7 +11,7 @@ from .ops import OPS, Kind, Op
 from .program import Program, ProgramError, Statement
 from .shipped import load, names
 from .text import parse, to_text
-from .types import infer
+from .types import infer, operations
 
 __all__ = [
     "OPS",
@@ -26,6 +26,7 @@ __all__ = [
     "infer",
     "load",
     "names",
+    "operations",
     "parse",
     "prune",
     "to_text",

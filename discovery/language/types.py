@@ -46,6 +46,19 @@ def infer(program: Program, lines: Sequence[int] | None = None, last_line: int |
     return inferred
 
 
+def operations(program: Program) -> int:
+    """How many statements work on whole arrays: the cost of an update per parameter.
+
+    >>> from .text import parse
+    >>> operations(parse('''def train(w, g, lr):
+    ...     rate = lr * 0.1
+    ...     update = g * rate
+    ...     return update'''))
+    1
+    """
+    return sum(kind is Kind.ARRAY for kind in infer(program))
+
+
 def _infer(op: str, args: tuple[Argument, ...], kinds: dict[str, Kind]) -> Kind:
     shape = _SHAPES.get(op)
     if shape is None or _ARITY[op] != len(args):

@@ -8,7 +8,7 @@ may read meanwhile.
 
 from .database import LedgerError
 from .lock import is_locked, locked
-from .models import BirthRow, EvaluationRow, EventRow, OutcomeRow, ProgramRow, RunRow, Step, ToldRow, TrialRow
+from .models import BirthRow, EvaluationRow, EventRow, LevelRow, OutcomeRow, ProgramRow, RunRow, Step, ToldRow, TrialRow
 from .queries import Best, Counts
 from .store import Ledger
 
@@ -20,6 +20,7 @@ __all__ = [
     "EventRow",
     "Ledger",
     "LedgerError",
+    "LevelRow",
     "OutcomeRow",
     "ProgramRow",
     "RunRow",

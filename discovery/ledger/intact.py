@@ -1,6 +1,7 @@
 """What rows must hold, whoever wrote them last: SQLite itself keeps any value in any column."""
 
 import json
+import math
 from typing import Any
 
 from sqlalchemy import Boolean, Column, ColumnElement, Connection, Double, Integer, case, func, or_, select
@@ -66,6 +67,21 @@ def decoded_state(text: str) -> dict[str, Any]:
     if not isinstance(finalists, list) or not all(_is_finalist(finalist) for finalist in finalists):
         raise LedgerError("damaged: the finalists of its search state are not pairs of a hash and a fitness")
     return state
+
+
+def decoded_scores(text: str) -> tuple[float, ...]:
+    """The fitness of a program on each block of seeds.
+
+    >>> decoded_scores("[-1.5, 0.25]")
+    (-1.5, 0.25)
+    """
+    try:
+        scores = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LedgerError(f"damaged: the scores of an outcome are no JSON ({error})") from error
+    if not isinstance(scores, list) or not all(type(score) in (int, float) and math.isfinite(score) for score in scores):
+        raise LedgerError("damaged: the scores of an outcome are not a list of numbers")
+    return tuple(map(float, scores))
 
 
 def _is_finalist(value: Any) -> bool:

@@ -32,6 +32,8 @@ class ProgramRow(NamedTuple):
     statements: int
     text: str  # source text without dead statements
     first_birth: int
+    states: int  # arrays carried from step to step: its memory per parameter
+    operations: int  # statements on whole arrays: its cost per parameter
 
 
 class BirthRow(NamedTuple):
@@ -42,6 +44,7 @@ class BirthRow(NamedTuple):
     parent: int | None
     mutation: str
     program: str  # JSON text of the whole child, dead statements included
+    block: int | None = None  # of seeds that it is evaluated on, from 0; None where the outcome was known
     told: int | None = None  # order of the tell
     fitness: float | None = None
     status: str | None = None
@@ -66,7 +69,8 @@ class EvaluationRow(NamedTuple):
     seed: int
     version: str  # of the task
     learning_rate_factor: float
-    steps: int
+    budget: int  # steps asked for
+    steps: int  # done
     status: str
     loss: float | None
     seconds: float
@@ -74,11 +78,24 @@ class EvaluationRow(NamedTuple):
 
 
 class OutcomeRow(NamedTuple):
-    """A program's fitness over all its tasks and seeds."""
+    """A program's fitness over all its tasks and seeds; a later row of the same program replaces it."""
 
     hash: str
-    fitness: float | None
+    fitness: float | None  # mean of the scores
     status: str
+    scores: str  # JSON: the fitness on each block of seeds
+
+
+class LevelRow(NamedTuple):
+    """A program's fitness on a level of the funnel; that of the search's own tasks is its outcome."""
+
+    level: str
+    hash: str
+    told: int | None  # where it was the best so far along the search: after how many tells
+    fitness: float | None
+    error: float | None  # standard error over seeds
+    status: str
+    detail: str  # JSON: task -> the best learning-rate factor and the mean log loss there
 
 
 class TrialRow(NamedTuple):
@@ -117,6 +134,7 @@ class Step:
     outcomes: Sequence[OutcomeRow] = ()
     events: Sequence[EventRow] = ()
     trials: Sequence[TrialRow] = ()
+    levels: Sequence[LevelRow] = ()
     state: Mapping[str, Any] | None = None  # JSON-able
     elapsed: float | None = None
     status: str | None = None
@@ -149,6 +167,8 @@ program = Table(
     _required("statements", Integer),
     _required("text", Text),
     _required("first_birth", Integer),
+    _required("states", Integer),
+    _required("operations", Integer),
 )
 
 birth = Table(
@@ -159,6 +179,7 @@ birth = Table(
     Column("parent", Integer),
     _required("mutation", Text),
     _required("program", Text),
+    Column("block", Integer),
     Column("told", Integer),
     Column("fitness", Double),
     Column("status", Text),
@@ -173,7 +194,8 @@ evaluation = Table(
     _key("task", Text),
     _key("seed", BigInteger),
     _required("version", Text),
-    _required("learning_rate_factor", Double),
+    _key("learning_rate_factor", Double),
+    _key("budget", Integer),
     _required("steps", Integer),
     _required("status", Text),
     Column("loss", Double),
@@ -188,7 +210,20 @@ outcome = Table(
     _key("hash", Text),
     Column("fitness", Double),
     _required("status", Text),
+    _required("scores", Text),
     sqlite_with_rowid=False,
+)
+
+level = Table(
+    "level",
+    metadata,
+    _key("level", Text),
+    _key("hash", Text),
+    Column("told", Integer),
+    Column("fitness", Double),
+    Column("error", Double),
+    _required("status", Text),
+    _required("detail", Text),
 )
 
 trial = Table(

@@ -5,16 +5,18 @@ from typing import Any, NamedTuple, TypedDict
 
 from sqlalchemy import Connection, Integer, func, literal, select, true
 
-from .intact import decoded, decoded_state
+from .intact import decoded, decoded_scores, decoded_state
 from .models import (
     BirthRow,
     EvaluationRow,
     EventRow,
+    LevelRow,
     RunRow,
     TrialRow,
     birth,
     evaluation,
     event,
+    level,
     outcome,
     program,
     run,
@@ -31,6 +33,22 @@ class Best(NamedTuple):
     statements: int
     text: str
     first_birth: int
+    states: int
+    operations: int
+    scores: tuple[float, ...]  # on each block of seeds
+
+
+_RANKED = (
+    select(
+        program.c.hash,
+        outcome.c.fitness,
+        *(program.c[name] for name in ("statements", "text", "first_birth", "states", "operations")),
+        outcome.c.scores,
+    )
+    .join(outcome, outcome.c.hash == program.c.hash)
+    .where(outcome.c.status == "ok", outcome.c.fitness.is_not(None))
+    .order_by(outcome.c.fitness, program.c.hash)
+)
 
 
 class Counts(TypedDict):
@@ -57,9 +75,9 @@ def state(connection: Connection) -> dict[str, Any]:
     return decoded_state(connection.execute(select(search_state.c.state)).scalar_one())
 
 
-def outcomes(connection: Connection) -> dict[str, tuple[float | None, str]]:
-    """Canonical hash -> (fitness, status)."""
-    return {row[0]: (row[1], row[2]) for row in connection.execute(select(outcome))}
+def outcomes(connection: Connection) -> dict[str, tuple[str, tuple[float, ...]]]:
+    """Canonical hash -> (status, fitness on each block of seeds)."""
+    return {row.hash: (row.status, decoded_scores(row.scores)) for row in connection.execute(select(outcome))}
 
 
 def births(connection: Connection) -> list[BirthRow]:
@@ -69,14 +87,25 @@ def births(connection: Connection) -> list[BirthRow]:
 
 def best(connection: Connection, num: int) -> list[Best]:
     """The `num` fittest programs, lowest fitness first, ties by hash."""
-    query = (
-        select(program.c.hash, outcome.c.fitness, program.c.statements, program.c.text, program.c.first_birth)
-        .join(outcome, outcome.c.hash == program.c.hash)
-        .where(outcome.c.status == "ok", outcome.c.fitness.is_not(None))
-        .order_by(outcome.c.fitness, program.c.hash)
-        .limit(num)
-    )
-    return [Best(*row) for row in connection.execute(query)]
+    return [_best(row) for row in connection.execute(_RANKED.limit(num))]
+
+
+def front(connection: Connection) -> list[Best]:
+    """The programs that no other one beats in fitness, statements, states and operations alike, best fitness first."""
+    kept: list[Best] = []
+    for row in connection.execute(_RANKED):  # those before it have the better fitness
+        if not any(b.statements <= row.statements and b.states <= row.states and b.operations <= row.operations for b in kept):
+            kept.append(_best(row))
+    return kept
+
+
+def _best(row: Any) -> Best:
+    return Best(**{**row._mapping, "scores": decoded_scores(row.scores)})
+
+
+def levels(connection: Connection) -> list[LevelRow]:
+    """What the funnel found, by level and hash."""
+    return [LevelRow(*row) for row in connection.execute(select(level).order_by(level.c.level, level.c.hash))]
 
 
 def counts(connection: Connection) -> Counts:
@@ -117,7 +146,7 @@ def lineage(connection: Connection, index: int) -> list[BirthRow]:
 def evaluations(connection: Connection, program_hash: str) -> list[EvaluationRow]:
     """The training runs of a program, by task and seed."""
     rows = connection.execute(select(evaluation).where(evaluation.c.hash == program_hash))
-    return sorted(EvaluationRow(*row) for row in rows)  # task and seed are the key, so nothing behind them is compared
+    return sorted((EvaluationRow(*row) for row in rows), key=lambda row: (row.task, row.seed, row.learning_rate_factor, row.budget))
 
 
 def trials(connection: Connection) -> list[TrialRow]:
@@ -132,7 +161,7 @@ def digest(connection: Connection) -> str:
         .where(birth.c.told.is_not(None))
         .order_by(birth.c.told, birth.c.index)
     )
-    measured = select(*(evaluation.c[name] for name in ("hash", "task", "seed", "status", "loss")))
+    measured = select(*(evaluation.c[name] for name in ("hash", "task", "seed", "learning_rate_factor", "budget", "status", "loss")))
     digester = hashlib.sha256()
     for row in connection.execute(told):
         digester.update(f"birth {tuple(row)!r}\n".encode())

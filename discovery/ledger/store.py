@@ -31,7 +31,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 _INSERT_OR_SKIP = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-_MAY_BE_NONFINITE = frozenset({"fitness", "loss"})  # no table has both
+_MAY_BE_NONFINITE = frozenset({"fitness", "loss", "error"})
 _BIRTHS = insert(models.birth)
 _EVENTS = insert(models.event)
 _TOLD = (
@@ -50,9 +50,9 @@ class Ledger:
     >>> import tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "ledger.sqlite"
     >>> with Ledger.create(path, "demo", config={}, versions={}) as ledger:
-    ...     ledger.commit(Step(outcomes=[models.OutcomeRow("a1", float("nan"), "nonfinite")], state={"births": 1}))
+    ...     ledger.commit(Step(outcomes=[models.OutcomeRow("a1", float("nan"), "nonfinite", "[]")], state={"births": 1}))
     ...     ledger.outcomes(), ledger.state()
-    ({'a1': (None, 'nonfinite')}, {'births': 1})
+    ({'a1': ('nonfinite', ())}, {'births': 1})
     """
 
     def __init__(self, engine: Engine, location: str):
@@ -61,7 +61,10 @@ class Ledger:
         insert_or_skip = _INSERT_OR_SKIP[engine.dialect.name]
         self._programs = insert_or_skip(models.program).on_conflict_do_nothing()
         self._evaluations = insert_or_skip(models.evaluation).on_conflict_do_nothing()
-        self._outcomes = insert_or_skip(models.outcome).on_conflict_do_nothing()
+        outcomes = insert_or_skip(models.outcome)
+        newest = {name: outcomes.excluded[name] for name in ("fitness", "status", "scores")}
+        self._outcomes = outcomes.on_conflict_do_update(index_elements=["hash"], set_=newest)
+        self._levels = insert_or_skip(models.level).on_conflict_do_nothing()
         self._trials = insert_or_skip(models.trial).on_conflict_do_nothing()
 
     @classmethod
@@ -100,7 +103,7 @@ class Ledger:
             return cls(engine, location)
 
     def commit(self, step: Step) -> None:
-        """Writes a step, all of it or nothing. Programs, evaluations, outcomes and trials that are there already stay as they are."""
+        """Writes a step, all of it or nothing. Programs, evaluations, trials and levels that are there already stay."""
         with one_line_errors(f"cannot write to the ledger {self._location}"), self._engine.begin() as connection:
             _execute(connection, self._programs, _rows(models.program, step.programs))
             _execute(connection, _BIRTHS, _rows(models.birth, step.births))
@@ -108,6 +111,7 @@ class Ledger:
             _execute(connection, self._evaluations, _rows(models.evaluation, step.evaluations))
             _execute(connection, self._outcomes, _rows(models.outcome, step.outcomes))
             _execute(connection, self._trials, _rows(models.trial, step.trials))
+            _execute(connection, self._levels, _rows(models.level, step.levels))
             _execute(connection, _EVENTS, [dict(zip(EventRow._fields, row, strict=True)) for row in step.events])
             failpoints.reached("commit.inside")
             _update_run(connection, step)
@@ -123,8 +127,8 @@ class Ledger:
         """The search's state at the last commit that carried one; empty before it."""
         return self._read(queries.state)
 
-    def outcomes(self) -> dict[str, tuple[float | None, str]]:
-        """Canonical hash -> (fitness, status)."""
+    def outcomes(self) -> dict[str, tuple[str, tuple[float, ...]]]:
+        """Canonical hash -> (status, fitness on each block of seeds)."""
         return self._read(queries.outcomes)
 
     def births(self) -> list[BirthRow]:
@@ -150,6 +154,14 @@ class Ledger:
     def evaluations(self, program_hash: str) -> list[EvaluationRow]:
         """The training runs of a program, by task and seed."""
         return self._read(queries.evaluations, program_hash)
+
+    def front(self) -> list[queries.Best]:
+        """The programs that no other one beats in fitness, statements, states and operations alike, best fitness first."""
+        return self._read(queries.front)
+
+    def levels(self) -> list[models.LevelRow]:
+        """What the funnel found, by level and hash."""
+        return self._read(queries.levels)
 
     def trials(self) -> list[models.TrialRow]:
         """The trials of a comparison, by entry, workload and number."""

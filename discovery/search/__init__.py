@@ -5,7 +5,7 @@ child differs from its parent.
 """
 
 from .baselines import random_search
-from .evolve import EvolutionConfig, regularized_evolution
+from .evolve import EvolutionConfig, constants_only, regularized_evolution
 from .mutate import Child, MutationConfig, mutant, mutate
 from .strategy import Candidate, Member, SearchState, Strategy
 
@@ -17,6 +17,7 @@ __all__ = [
     "MutationConfig",
     "SearchState",
     "Strategy",
+    "constants_only",
     "mutant",
     "mutate",
     "random_search",

@@ -1,11 +1,12 @@
-"""Baselines behind the same interface: what does evolution add?"""
+"""Random walks of mutations: a baseline behind the same interface, and how an evolution starts from scratch."""
 
 from functools import partial
+from random import Random
 
 from ..language.canonical import canonical_hash
 from ..language.program import Program
 from .mutate import MutationConfig, mutate
-from .strategy import Candidate, SearchState, Strategy, init, random_of
+from .strategy import Candidate, SearchState, Strategy, first, init, random_of, tell_best
 
 MEAN_MUTATIONS = 8
 
@@ -16,21 +17,20 @@ def random_search(initial: Program, mutation: MutationConfig) -> Strategy:
     The length of a walk is geometric with mean `MEAN_MUTATIONS`.
     """
     mutation.check()
-    return Strategy(init, partial(_ask, initial, mutation), _tell)
+    return Strategy(init, partial(_ask, initial, mutation), tell_best)
 
 
 def _ask(initial: Program, mutation: MutationConfig, state: SearchState) -> tuple[Candidate, SearchState]:
-    advanced = state._replace(births=state.births + 1)
     if state.births == 0:
-        return Candidate(0, initial, canonical_hash(initial), None, "initial program", 0), advanced
-    random = random_of(state)
+        return first(state, initial)
+    return random_walk(state.births, initial, mutation, random_of(state)), state._replace(births=state.births + 1)
+
+
+def random_walk(birth: int, initial: Program, mutation: MutationConfig, random: Random) -> Candidate:
+    """A child of the initial program, many mutations away."""
     child = mutate(initial, canonical_hash(initial), random, mutation)
     count, rejected = 1, child.rejected
     while random.random() > 1 / MEAN_MUTATIONS:
         child = mutate(child.program, child.hash, random, mutation)
         count, rejected = count + 1, rejected + child.rejected
-    return Candidate(state.births, child.program, child.hash, 0, f"{count} random mutations", rejected), advanced
-
-
-def _tell(state: SearchState, candidate: Candidate, fitness: float) -> SearchState:
-    return state
+    return Candidate(birth, child.program, child.hash, 0, f"{count} random mutations", rejected, child.live)

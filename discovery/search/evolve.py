@@ -1,18 +1,20 @@
 """Regularized evolution (Real et al. 2019, arXiv 1802.01548) of programs, warm-started from a known rule.
 
 Each step draws a tournament from the population, mutates its winner, and the child replaces the oldest member, whoever that
-is. A failed child enters with infinite fitness, so it never wins and only ages out.
+is. A failed child enters with infinite fitness, so it never wins and only ages out. At a plateau the search may start again
+from its best program, and the population may live on islands.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
 from ..language.canonical import canonical_hash
 from ..language.message import shown
 from ..language.program import Program
+from .baselines import random_walk
 from .mutate import MutationConfig, mutate
-from .strategy import Candidate, Member, SearchState, Strategy, init, random_of
+from .strategy import Candidate, Member, SearchState, Strategy, first, init, random_of, tell_best
 
 MAX_POPULATION = 1_000_000
 
@@ -26,8 +28,12 @@ class EvolutionConfig:
     again (seen on three tasks, EXPERIMENTS.md).
     """
 
-    population_size: int = 200  # members, the oldest of which each child replaces
+    population_size: int = 200  # members of all islands, the oldest of which each child replaces
     tournament_size: int = 20  # members drawn for one tournament
+    restart_after: int = 0  # births without a new best after which the population is the best program alone; 0: never
+    islands: int = 1  # parts of the population that births go to in turn
+    migration: float = 0.02  # probability that the parent of a birth comes from the next island
+    random_start: int = 0  # first births that are random walks from the initial program, for a start from scratch
 
     def check(self) -> "EvolutionConfig":
         """The config itself; a ValueError where a size is outside its range."""
@@ -35,6 +41,13 @@ class EvolutionConfig:
             raise ValueError(f"population_size must be at most {MAX_POPULATION}, got {shown(self.population_size)}")
         if not 1 <= self.tournament_size <= self.population_size:
             raise ValueError(f"tournament_size must be 1 to population_size ({self.population_size}), got {shown(self.tournament_size)}")
+        if not 1 <= self.islands <= self.population_size:
+            raise ValueError(f"islands must be 1 to population_size ({self.population_size}), got {shown(self.islands)}")
+        if not 0 <= self.migration <= 1:
+            raise ValueError(f"migration is a probability, got {self.migration}")
+        for name in ("restart_after", "random_start"):
+            if not 0 <= getattr(self, name) <= MAX_POPULATION:
+                raise ValueError(f"{name} must be 0 to {MAX_POPULATION}, got {shown(getattr(self, name))}")
         return self
 
 
@@ -59,22 +72,38 @@ def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: M
     return Strategy(init, partial(_ask, initial, config, mutation), partial(_tell, config))
 
 
+def constants_only(initial: Program, config: EvolutionConfig, mutation: MutationConfig) -> Strategy:
+    """The same evolution of the initial program's constants alone: what tuning its numbers would give."""
+    return regularized_evolution(initial, config, replace(mutation, only_constants=True))
+
+
 def _ask(initial: Program, config: EvolutionConfig, mutation: MutationConfig, state: SearchState) -> tuple[Candidate, SearchState]:
-    advanced = state._replace(births=state.births + 1)
     if state.births == 0:
-        return Candidate(0, initial, canonical_hash(initial), None, "initial program", 0), advanced
-    random = random_of(state)
-    parent = _tournament(state, config, random) if state.population else Member(0, initial, canonical_hash(initial), 0.0)
+        return first(state, initial)
+    random, advanced = random_of(state), state._replace(births=state.births + 1)
+    if state.births <= config.random_start:
+        return random_walk(state.births, initial, mutation, random), advanced
+    parent = _tournament(state, config, random) or Member(0, initial, canonical_hash(initial), 0.0)
     child = mutate(parent.program, parent.hash, random, mutation)
-    return Candidate(state.births, child.program, child.hash, parent.birth, child.mutation, child.rejected), advanced
+    return Candidate(state.births, child.program, child.hash, parent.birth, child.mutation, child.rejected, child.live), advanced
 
 
-def _tournament(state: SearchState, config: EvolutionConfig, random: Random) -> Member:
-    size = len(state.population)
-    drawn = [state.population[int(random.random() * size)] for _ in range(config.tournament_size)]
+def _tournament(state: SearchState, config: EvolutionConfig, random: Random) -> Member | None:
+    members = state.population
+    if config.islands > 1:
+        island = (state.births + (random.random() < config.migration)) % config.islands
+        members = [member for member in members if member.birth % config.islands == island] or members
+    if not members:
+        return None
+    size = len(members)
+    drawn = [members[int(random.random() * size)] for _ in range(config.tournament_size)]
     return min(drawn, key=lambda member: member.fitness)
 
 
 def _tell(config: EvolutionConfig, state: SearchState, candidate: Candidate, fitness: float) -> SearchState:
+    state = tell_best(state, candidate, fitness)
+    if config.restart_after and state.stagnant >= config.restart_after and state.best is not None:
+        return state._replace(population=(state.best,), stagnant=0, restarts=state.restarts + 1)
     member = Member(candidate.birth, candidate.program, candidate.hash, fitness)
-    return state._replace(population=(*state.population, member)[-config.population_size :])
+    older = tuple(m._replace(fitness=fitness) if m.hash == member.hash else m for m in state.population)
+    return state._replace(population=(*older, member)[-config.population_size :])

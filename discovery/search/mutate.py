@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..language.canonical import canonical_hash_of_pruned, depends_on_gradient, prune
 from ..language.message import shown
 from ..language.ops import SAMPLED
-from ..language.program import MAX_STATEMENTS, Argument, Program, ProgramError, Statement
+from ..language.program import MAX_STATEMENTS, MAX_STATES, Argument, Program, ProgramError, Statement
 from ..language.types import infer
 
 MAX_NEUTRAL = 16
@@ -29,6 +29,8 @@ class MutationConfig:
     rescale: float = 0.5  # probability that altering a constant multiplies it by 2^a, a from N(0, 1)
     fresh_target: float = 0.5  # probability that an inserted statement assigns a new variable
     max_statements: int = 20  # longer programs are mostly dead code, which costs time at every mutation
+    max_states: int = MAX_STATES  # arrays carried from step to step; 1 is a memory of one number per parameter, as Lion's
+    only_constants: bool = False  # alter constants and nothing else: the baseline that tunes numbers
 
     def check(self) -> "MutationConfig":
         """The config itself; a ValueError where a weight, a probability or a length is outside its range."""
@@ -43,6 +45,8 @@ class MutationConfig:
                 raise ValueError(f"mutation.{name} is a probability, got {getattr(self, name)}")
         if not 1 <= self.max_statements <= MAX_STATEMENTS:
             raise ValueError(f"mutation.max_statements must be 1 to {MAX_STATEMENTS}, got {shown(self.max_statements)}")
+        if not 0 <= self.max_states <= MAX_STATES:
+            raise ValueError(f"mutation.max_states must be 0 to {MAX_STATES}, got {shown(self.max_states)}")
         return self
 
 
@@ -53,6 +57,7 @@ class Child(NamedTuple):
     hash: str  # canonical
     mutation: str  # what was done, for the lineage
     rejected: int  # invalid mutants drawn before it
+    live: int  # statements that reach the update
 
 
 def mutate(parent: Program, parent_hash: str, random: Random, config: MutationConfig) -> Child:
@@ -78,18 +83,21 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
             rejected += 1
             continue
         pruned = prune(program)
-        if not depends_on_gradient(pruned):
+        if not depends_on_gradient(pruned) or len(pruned.states) > config.max_states:
             rejected += 1
             continue
         child_hash = parent_hash if pruned == live else canonical_hash_of_pruned(pruned)
         if child_hash != parent_hash or neutral == MAX_NEUTRAL:
-            return Child(program, child_hash, mutation, rejected)
+            return Child(program, child_hash, mutation, rejected, len(pruned.statements))
         parent, neutral = program, neutral + 1
 
 
 def mutant(parent: Program, random: Random, config: MutationConfig) -> tuple[Program, str]:
     """One mutation, whether or not the result is valid."""
     size = len(parent.statements)
+    if config.only_constants:
+        statements, mutation = _alter_constant(parent, random, config)
+        return Program(statements, parent.states, parent.extra), mutation
     insert = config.insert if size < config.max_statements else 0.0
     delete, alter = (config.delete, config.alter) if size else (0.0, 0.0)
     draw = random.random() * (insert + delete + alter)
@@ -133,10 +141,27 @@ def _alter(parent: Program, random: Random, config: MutationConfig) -> tuple[tup
     position = _pick(random, len(statement.args))
     old = statement.args[position]
     if isinstance(old, float) and random.random() < config.rescale:
-        scaled = old * 2.0 ** random.gauss(0.0, 1.0)
-        new: Argument = scaled if math.isfinite(scaled) else old
-    else:
-        new = _argument(_variables(parent, at), random, config)
+        return _altered(parent, at, position, _rescaled(old, random))
+    return _altered(parent, at, position, _argument(_variables(parent, at), random, config))
+
+
+def _alter_constant(parent: Program, random: Random, config: MutationConfig) -> tuple[tuple[Statement, ...], str]:
+    places = [(at, i) for at, s in enumerate(parent.statements) for i, argument in enumerate(s.args) if isinstance(argument, float)]
+    if not places:
+        return parent.statements, "alter nothing"
+    at, position = places[_pick(random, len(places))]
+    old = parent.statements[at].args[position]
+    assert isinstance(old, float)
+    return _altered(parent, at, position, _rescaled(old, random) if random.random() < config.rescale else random.gauss(0.0, 1.0))
+
+
+def _rescaled(constant: float, random: Random) -> float:
+    scaled = constant * 2.0 ** random.gauss(0.0, 1.0)
+    return scaled if math.isfinite(scaled) else constant
+
+
+def _altered(parent: Program, at: int, position: int, new: Argument) -> tuple[tuple[Statement, ...], str]:
+    statement = parent.statements[at]
     args = (*statement.args[:position], new, *statement.args[position + 1 :])
     altered = Statement(statement.target, statement.op, args)
     return (*parent.statements[:at], altered, *parent.statements[at + 1 :]), f"alter argument {position} of {statement.op} at {at}"

@@ -1,10 +1,11 @@
 """What every search strategy shares: a serialisable state and the calls init, ask and tell."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
+from ..language.canonical import canonical_hash, prune
 from ..language.program import Program
 
 
@@ -17,6 +18,7 @@ class Candidate(NamedTuple):
     parent: int | None  # birth of the parent
     mutation: str
     rejected: int  # invalid mutants drawn before it
+    live: int = 0  # statements that reach the update
 
 
 class Member(NamedTuple):
@@ -34,25 +36,35 @@ class SearchState(NamedTuple):
     seed: int
     births: int  # candidates asked so far
     population: tuple[Member, ...]  # oldest first
+    best: Member | None = None  # of all told so far
+    stagnant: int = 0  # births told since it was found, or since the last restart
+    restarts: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; programs are named by their births."""
-        members = [[member.birth, member.hash, member.fitness if math.isfinite(member.fitness) else None] for member in self.population]
-        return {"seed": self.seed, "births": self.births, "population": members}
+        best = None if self.best is None else _to_row(self.best)
+        return self._asdict() | {"population": [_to_row(member) for member in self.population], "best": best}
 
     @staticmethod
     def from_json(data: Mapping[str, Any], program_of: Callable[[int], Program]) -> "SearchState":
-        members = tuple(
-            Member(birth, program_of(birth), h, math.inf if fitness is None else fitness) for birth, h, fitness in data["population"]
-        )
-        return SearchState(data["seed"], data["births"], members)
+        def member(row: Sequence[Any]) -> Member:
+            birth, program_hash, fitness = row
+            return Member(birth, program_of(birth), program_hash, math.inf if fitness is None else fitness)
+
+        best = data["best"] and member(data["best"])
+        return SearchState(**{**data, "population": tuple(member(row) for row in data["population"]), "best": best})
+
+
+def _to_row(member: Member) -> list[Any]:
+    return [member.birth, member.hash, member.fitness if math.isfinite(member.fitness) else None]
 
 
 class Strategy(NamedTuple):
-    """A search as three pure functions.
+    """A search as pure functions.
 
     ``init(seed) -> state``; ``ask(state) -> (candidate, state)``; ``tell(state, candidate, fitness) -> state``. Any number
-    of candidates may be asked before the first is told.
+    of candidates may be asked before the first is told. A program may be told again, by a later birth or as its fitness is
+    measured better; its newest fitness holds.
     """
 
     init: Callable[[int], SearchState]
@@ -63,6 +75,22 @@ class Strategy(NamedTuple):
 def init(seed: int) -> SearchState:
     """An empty population."""
     return SearchState(seed, 0, ())
+
+
+def first(state: SearchState, initial: Program) -> tuple[Candidate, SearchState]:
+    """The birth of the initial program."""
+    candidate = Candidate(0, initial, canonical_hash(initial), None, "initial program", 0, len(prune(initial).statements))
+    return candidate, state._replace(births=1)
+
+
+def tell_best(state: SearchState, candidate: Candidate, fitness: float) -> SearchState:
+    """Keeps count of the best program and of the births since."""
+    best = state.best
+    if best is not None and best.hash == candidate.hash:  # measured again
+        best = best._replace(fitness=fitness)
+    if best is None or fitness < best.fitness:
+        return state._replace(best=Member(candidate.birth, candidate.program, candidate.hash, fitness), stagnant=0)
+    return state._replace(best=best, stagnant=state.stagnant + 1)
 
 
 def random_of(state: SearchState) -> Random:

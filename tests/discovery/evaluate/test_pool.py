@@ -46,7 +46,7 @@ def pool(traps):
 def test_workers_compute_what_this_process_computes(pool):
     prepared = prepare("digits_mlp", "linear")
     pool.submit(Job(0, LION, (3, 4), tasks=("digits_mlp",)))
-    pool.submit(Job(1, SGD, (3,), 0.5, tasks=("digits_mlp",)))
+    pool.submit(Job(1, SGD, (3,), (0.5,), tasks=("digits_mlp",)))
     results = collect(pool, 2)
     there = [*results[0].evaluations, *results[1].evaluations]
     here = [evaluate(prepared, load(name), seed, factor) for name, seed, factor in (("lion", 3, 1.0), ("lion", 4, 1.0), ("sgd", 3, 0.5))]
