@@ -64,8 +64,8 @@ class Outcome(NamedTuple):
     def error(self) -> float | None:
         """The standard error of the fitness; None where there is one score or none.
 
-        >>> Outcome(Status.OK, (0.1, 0.3)).error
-        0.1
+        >>> Outcome(Status.OK, (1.0, 2.0)).error
+        0.5
         """
         count = len(self.scores)
         if count < 2:

@@ -104,8 +104,8 @@ def current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-def upgrade(connection: Connection) -> None:
-    """Brings the schema to the newest revision, inside the connection's transaction; does nothing if it is there."""
+def upgrade(connection: Connection, target: str = "head") -> None:
+    """Brings the schema to the newest revision (or a target), inside the connection's transaction; does nothing if it is there."""
     config = Config(attributes={"connection": connection, "metadata": metadata})
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))  # % interpolates there
     scripts = ScriptDirectory.from_config(config)
@@ -114,4 +114,4 @@ def upgrade(connection: Connection) -> None:
     if revision is not None and revision not in known:
         raise LedgerError(f"its schema {revision!r} comes from a newer stepsmith (known: {', '.join(sorted(known))}); upgrade stepsmith")
     if revision != scripts.get_current_head():
-        command.upgrade(config, "head")
+        command.upgrade(config, target)

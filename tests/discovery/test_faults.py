@@ -160,7 +160,7 @@ with Ledger.create(sys.argv[1], "x", {}, {}) as ledger:
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
     for number in range(100):
         try:
-            ledger.commit(Step(programs=[ProgramRow(str(number), 1, "x" * 9_000, 0)]))
+            ledger.commit(Step(programs=[ProgramRow(str(number), 1, "x" * 9_000, 0, 0, 1)]))
         except LedgerError as error:
             print(number, error, sep="\n")
             break
@@ -174,7 +174,7 @@ def test_a_limit_on_file_sizes_keeps_what_was_committed(tmp_path):
     assert int(acknowledged) > 5 and "cannot write" in message
     with Ledger.open(path) as ledger:
         assert ledger.counts()["programs"] == int(acknowledged)
-        ledger.commit(Step(programs=[ProgramRow("last", 1, "", 0)]))
+        ledger.commit(Step(programs=[ProgramRow("last", 1, "", 0, 0, 1)]))
         assert ledger.counts()["programs"] == int(acknowledged) + 1
 
 

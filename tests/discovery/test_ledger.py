@@ -1,6 +1,7 @@
 """The ledger on a real SQLite file, and on a real PostgreSQL server where there is one."""
 
 import getpass
+import json
 import os
 import pwd
 import shutil
@@ -21,22 +22,25 @@ from stepsmith.discovery.ledger import (
     EventRow,
     Ledger,
     LedgerError,
+    LevelRow,
     OutcomeRow,
     ProgramRow,
     Step,
     ToldRow,
 )
+from stepsmith.discovery.ledger.database import upgrade
 from stepsmith.discovery.ledger.models import metadata
 
 STEP = Step(
-    programs=[ProgramRow("aa", 3, "update = g", 0), ProgramRow("bb", 5, "update = m", 1)],
-    births=[BirthRow(0, "aa", None, "seed", "[]"), BirthRow(1, "bb", 0, "insert", "[1]"), BirthRow(2, "bb", 1, "rename", "[2]")],
+    programs=[ProgramRow("aa", 3, "update = g", 0, 0, 2), ProgramRow("bb", 5, "update = m", 1, 1, 4)],
+    births=[BirthRow(0, "aa", None, "seed", "[]", 0), BirthRow(1, "bb", 0, "insert", "[1]", 0), BirthRow(2, "bb", 1, "rename", "[2]")],
     told=[ToldRow(0, 0, 0.1, "ok", False), ToldRow(1, 1, float("nan"), "nonfinite", False)],
     evaluations=[
-        EvaluationRow("aa", "digits_mlp", 2**40, "v1", 1.0, 200, "ok", 0.3, 0.004, "cpu"),
-        EvaluationRow("bb", "digits_mlp", 0, "v1", 1.0, 200, "nonfinite", float("inf"), 0.002, "cpu"),
+        EvaluationRow("aa", "digits_mlp", 2**40, "v1", 1.0, 200, 200, "ok", 0.3, 0.004, "cpu"),
+        EvaluationRow("bb", "digits_mlp", 0, "v1", 1.0, 200, 40, "nonfinite", float("inf"), 0.002, "cpu"),
     ],
-    outcomes=[OutcomeRow("aa", 0.1, "ok"), OutcomeRow("bb", float("-inf"), "nonfinite")],
+    outcomes=[OutcomeRow("aa", 0.1, "ok", "[0.0, 0.2]"), OutcomeRow("bb", float("-inf"), "nonfinite", "[]")],
+    levels=[LevelRow("B", "aa", 7, -0.5, 0.1, "ok", "{}"), LevelRow("A", "bb", None, None, float("nan"), "diverged", "{}")],
     events=[EventRow(10.0, "note", "first"), EventRow(9.0, "note", "second")],
     state={"population": [0, 1], "pending": [2]},
     elapsed=1.5,
@@ -65,16 +69,17 @@ def check_reads(ledger):
     assert ledger.run()[:3] == ("demo", {"seed": 0}, {"jax": "0.10"})
     assert ledger.run()[4:] == ("running", 1.5)
     assert ledger.state() == STEP.state
-    assert ledger.outcomes() == {"aa": (0.1, "ok"), "bb": (None, "nonfinite")}
+    assert ledger.outcomes() == {"aa": ("ok", (0.0, 0.2)), "bb": ("nonfinite", ())}
+    assert ledger.levels() == [STEP.levels[1]._replace(error=None), STEP.levels[0]]
     assert ledger.births() == [
-        BirthRow(0, "aa", None, "seed", "[]", 0, 0.1, "ok", False),
-        BirthRow(1, "bb", 0, "insert", "[1]", 1, None, "nonfinite", False),
+        BirthRow(0, "aa", None, "seed", "[]", 0, 0, 0.1, "ok", False),
+        BirthRow(1, "bb", 0, "insert", "[1]", 0, 1, None, "nonfinite", False),
         BirthRow(2, "bb", 1, "rename", "[2]"),
     ]
     assert ledger.evaluations("aa") == [STEP.evaluations[0]]
     assert ledger.evaluations("bb")[0].loss is None
     assert ledger.events() == STEP.events
-    assert ledger.best(5) == [("aa", 0.1, 3, "update = g", 0)]
+    assert ledger.best(5) == [("aa", 0.1, 3, "update = g", 0, 0, 2, (0.0, 0.2))]
     assert [birth.index for birth in ledger.lineage(2)] == [1, 0]
     assert ledger.lineage(0) == []
     assert ledger.counts() == {
@@ -104,7 +109,7 @@ def test_a_committed_step_reads_back_also_after_reopening(path):
 
 FAILING = {
     "a second birth with the same index": Step(births=[STEP.births[0]]),
-    "an outcome without status": Step(outcomes=[OutcomeRow._make(("cc", 0.0, None))]),
+    "an outcome without status": Step(outcomes=[OutcomeRow._make(("cc", 0.0, None, "[]"))]),
     "a told birth that was never born": Step(told=[ToldRow(99, 2, 0.0, "ok", False)]),
 }
 
@@ -113,7 +118,7 @@ FAILING = {
 def test_a_failing_row_rolls_the_whole_step_back(ledger, failing):
     ledger.commit(STEP)
     before = ledger.digest()
-    new = {"programs": [ProgramRow("cc", 1, "", 3)], "births": [BirthRow(3, "cc", 0, "insert", "[]"), *failing.births]}
+    new = {"programs": [ProgramRow("cc", 1, "", 3, 0, 1)], "births": [BirthRow(3, "cc", 0, "insert", "[]"), *failing.births]}
     with pytest.raises(LedgerError, match="cannot write"):
         ledger.commit(replace(failing, **new, state={"lost": True}, elapsed=9.0))
     assert ledger.digest() == before
@@ -125,14 +130,22 @@ def test_rows_that_are_there_already_stay_as_they_are(ledger):
     before = ledger.digest()
     ledger.commit(
         Step(
-            programs=[ProgramRow("aa", 99, "other", 9)],
+            programs=[ProgramRow("aa", 99, "other", 9, 9, 9)],
             evaluations=[row._replace(loss=7.0, seconds=7.0) for row in STEP.evaluations],
-            outcomes=[OutcomeRow("aa", 7.0, "ok"), OutcomeRow("cc", None, "timeout")],
+            levels=[row._replace(fitness=7.0) for row in STEP.levels],
+            outcomes=[OutcomeRow("cc", None, "timeout", "[]")],
         )
     )
     assert ledger.digest() == before
     assert ledger.best(1)[0].text == "update = g"
-    assert ledger.outcomes() == {"aa": (0.1, "ok"), "bb": (None, "nonfinite"), "cc": (None, "timeout")}
+    assert ledger.outcomes() == {"aa": ("ok", (0.0, 0.2)), "bb": ("nonfinite", ()), "cc": ("timeout", ())}
+    assert [level.fitness for level in ledger.levels()] == [None, -0.5]
+
+
+def test_an_outcome_measured_again_replaces_the_older_one(ledger):
+    ledger.commit(STEP)
+    ledger.commit(Step(outcomes=[OutcomeRow("aa", 0.3, "ok", "[0.0, 0.2, 0.7]")]))
+    assert ledger.outcomes()["aa"] == ("ok", (0.0, 0.2, 0.7)) and ledger.best(1)[0].fitness == 0.3
 
 
 def told_with(**changes):
@@ -156,6 +169,7 @@ OTHER = {
     "order of tells": told_with(order=2),
     "loss": measured_with(loss=0.31),
     "seed": measured_with(seed=1),
+    "learning-rate factor": measured_with(learning_rate_factor=3.0),
     "mutation": replace(STEP, births=[STEP.births[0]._replace(mutation="random"), *STEP.births[1:]]),
 }
 
@@ -174,12 +188,52 @@ def test_best_goes_by_fitness_then_hash_and_wants_status_ok(ledger):
     fitness = {"d": (0.5, "ok"), "c": (-1.0, "ok"), "b": (0.5, "ok"), "a": (-9.0, "diverged"), "e": (None, "timeout")}
     ledger.commit(
         Step(
-            programs=[ProgramRow(name, 1, "", 0) for name in fitness],
-            outcomes=[OutcomeRow(name, *result) for name, result in fitness.items()],
+            programs=[ProgramRow(name, 1, "", 0, 0, 1) for name in fitness],
+            outcomes=[OutcomeRow(name, *result, json.dumps([] if result[0] is None else [result[0]])) for name, result in fitness.items()],
         )
     )
     assert [best.hash for best in ledger.best(9)] == ["c", "b", "d"]
     assert [best.hash for best in ledger.best(2)] == ["c", "b"]
+
+
+def test_the_front_holds_what_nothing_else_beats_in_all_respects(ledger):
+    """fitness, statements, states, operations of each; b beats c, d beats e, f equals a in all but fitness."""
+    found = {
+        "a": (-3.0, 9, 2, 8),
+        "b": (-2.0, 5, 2, 4),
+        "c": (-1.0, 5, 2, 4),
+        "d": (0.0, 6, 1, 5),
+        "e": (1.0, 7, 1, 5),
+        "f": (-2.5, 9, 2, 8),
+    }
+    ledger.commit(
+        Step(
+            programs=[ProgramRow(name, size, "", 0, states, cost) for name, (_, size, states, cost) in found.items()],
+            outcomes=[OutcomeRow(name, row[0], "ok", json.dumps([row[0]])) for name, row in found.items()],
+        )
+    )
+    assert [best.hash for best in ledger.front()] == ["a", "b", "d"]
+
+
+def test_a_ledger_of_the_older_schema_is_migrated(path):
+    """Written by the migrations up to 0002: the factor joins the key, the budget is what was done, the score the fitness."""
+    path.parent.mkdir(parents=True)
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection, "0002")
+        connection.execute(text("insert into run values (1, 'old', '{}', '{}', 0.0, 'finished', 1.0)"))
+        connection.execute(text("insert into search_state values (1, '{}')"))
+        connection.execute(text("insert into program values ('aa', 3, 'update = g', 0)"))
+        connection.execute(text("insert into evaluation values ('aa', 'digits_mlp', 5, 'v1', 1.0, 200, 'ok', 0.3, 0.1, 'cpu')"))
+        connection.execute(text("insert into outcome values ('aa', -0.25, 'ok')"))
+    engine.dispose()
+    with Ledger.open(path) as ledger:
+        assert ledger.evaluations("aa") == [("aa", "digits_mlp", 5, "v1", 1.0, 200, 200, "ok", 0.3, 0.1, "cpu")]
+        assert ledger.outcomes() == {"aa": ("ok", (-0.25,))}
+        other = EvaluationRow("aa", "digits_mlp", 5, "v1", 3.0, 200, 200, "ok", 0.4, 0.1, "cpu")
+        ledger.commit(Step(evaluations=[other]))
+        assert len(ledger.evaluations("aa")) == 2
+        assert schema_differences(create_engine(f"sqlite:///{path}")) == []
 
 
 def schema_differences(engine: Engine):
@@ -263,7 +317,7 @@ def test_a_full_disk_keeps_the_earlier_commits(ledger):
     with ledger._engine.connect() as connection:  # the pool hands the same connection to the commit
         connection.exec_driver_sql("PRAGMA max_page_count=1")  # SQLite raises it to the pages in use
     with pytest.raises(LedgerError, match="full") as caught:
-        ledger.commit(Step(programs=[ProgramRow("big", 1, "x" * 10**6, 9)], state={"lost": True}))
+        ledger.commit(Step(programs=[ProgramRow("big", 1, "x" * 10**6, 9, 0, 1)], state={"lost": True}))
     assert isinstance(caught.value.__cause__.__cause__, sqlite3.OperationalError)
     check_reads(ledger)
 

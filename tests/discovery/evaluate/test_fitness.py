@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from stepsmith.discovery.evaluate import Evaluation, Outcome, Status, Yardstick, outcome
 
 
 def ran(task, loss, status=Status.OK, seed=0):
-    return Evaluation(task, seed, status, loss, 200, 0.01)
+    return Evaluation(task, seed, 1.0, status, loss, 200, 0.01)
 
 
 ONE = {"a": Yardstick(log_loss=math.log(0.2), scale=0.5)}
@@ -46,9 +48,31 @@ def test_just_above_the_floor_counts():
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
 def test_one_failure_fails_the_program(status):
-    assert outcome([ran("a", 0.1), ran("b", None, status)], TWO) == Outcome(status, math.inf)
+    assert outcome([ran("a", 0.1), ran("b", None, status)], TWO) == Outcome(status)
+    assert Outcome(status).fitness == math.inf and Outcome(status).error is None
 
 
 def test_the_first_failure_names_the_status():
     runs = [ran("a", 0.1), ran("a", None, Status.DIVERGED, seed=1), ran("b", None, Status.OOM)]
     assert outcome(runs, TWO).status is Status.DIVERGED
+
+
+def test_learning_rate_factors_are_averaged():
+    runs = [ran("a", 0.1)._replace(learning_rate_factor=3.0), ran("a", 0.4)]
+    assert outcome(runs, ONE, runs=2).fitness == pytest.approx(0.0, abs=1e-12)
+
+
+def test_fewer_runs_than_asked_for_are_a_stop():
+    assert outcome([ran("a", 0.1)], ONE, runs=2) == Outcome(Status.STOPPED)
+    assert outcome([ran("a", None, Status.DIVERGED)], ONE, runs=2) == Outcome(Status.DIVERGED)
+
+
+def test_blocks_of_seeds_join_to_a_mean_with_its_standard_error():
+    scores = (1.0, 2.0, 6.0)
+    joined = Outcome(Status.OK, scores[:1]).joined(Outcome(Status.OK, scores[1:2])).joined(Outcome(Status.OK, scores[2:]))
+    assert joined.fitness == pytest.approx(np.mean(scores)) and joined.error == pytest.approx(stats.sem(scores))
+
+
+def test_a_failure_on_a_later_block_is_a_failure():
+    assert Outcome(Status.OK, (1.0,)).joined(Outcome(Status.DIVERGED)) == Outcome(Status.DIVERGED)
+    assert Outcome(Status.NONFINITE).joined(Outcome(Status.OK, (1.0,))) == Outcome(Status.NONFINITE)

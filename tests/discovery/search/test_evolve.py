@@ -6,16 +6,24 @@ from pathlib import Path
 
 import pytest
 
+from stepsmith.discovery.evaluate import Outcome, Status
 from stepsmith.discovery.language import canonical_hash, load
-from stepsmith.discovery.search import EvolutionConfig, MutationConfig, SearchState, random_search, regularized_evolution
+from stepsmith.discovery.search import (
+    EvolutionConfig,
+    MutationConfig,
+    SearchState,
+    constants_only,
+    random_search,
+    regularized_evolution,
+)
 from stepsmith.discovery.search.hall_of_fame import Entry, HallOfFame
 
 GOLDEN = Path(__file__).parent / "golden.json"
 ADAMW = load("adamw")
 
 
-def _evolution(population=8, tournament=3):
-    return regularized_evolution(ADAMW, EvolutionConfig(population, tournament), MutationConfig())
+def _evolution(population=8, tournament=3, **settings):
+    return regularized_evolution(ADAMW, EvolutionConfig(population, tournament, **settings), MutationConfig())
 
 
 def _fitness(candidate):
@@ -156,16 +164,93 @@ def test_bad_config(population, tournament):
         EvolutionConfig(population, tournament).check()
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"islands": 0}, "islands must be 1 to population_size"),
+        ({"migration": 1.5}, "migration is a probability"),
+        ({"restart_after": -1}, "restart_after must be 0 to"),
+        ({"random_start": -1}, "random_start must be 0 to"),
+    ],
+)
+def test_bad_settings_of_the_population(change, words):
+    with pytest.raises(ValueError, match=words):
+        EvolutionConfig(**change).check()
+
+
+def test_a_plateau_ends_in_a_restart_from_the_best():
+    strategy = _evolution(8, 3, restart_after=5)
+    _, state = _advance(strategy, strategy.init(0), 4, lambda c: -float(c.birth))  # better and better
+    assert (state.best.birth, state.stagnant, state.restarts) == (3, 0, 0)
+    _, state = _advance(strategy, state, 4, lambda c: 1.0)
+    assert (state.stagnant, len(state.population)) == (4, 8)
+    _, state = _advance(strategy, state, 1, lambda c: 1.0)
+    assert state.population == (state.best,) and state.best.birth == 3
+    assert (state.stagnant, state.restarts) == (0, 1)
+    candidates, state = _advance(strategy, state, 1, lambda c: 1.0)
+    assert candidates[0].parent == 3
+
+
+def test_a_program_told_again_has_its_newest_fitness_everywhere():
+    strategy = _evolution(8, 3)
+    candidates, state = _advance(strategy, strategy.init(0), 5, lambda c: float(c.birth))
+    again = candidates[0]._replace(birth=9)
+    state = strategy.tell(state, again, 2.5)
+    assert [m.fitness for m in state.population if m.hash == again.hash] == [2.5, 2.5]
+    assert (state.best.birth, state.best.fitness) == (0, 2.5)
+    state = strategy.tell(state, candidates[1]._replace(birth=10), 0.5)
+    assert (state.best.birth, state.best.fitness) == (10, 0.5)
+
+
+@pytest.mark.parametrize(("migration", "expected"), [(0.0, {0}), (1.0, {1})])
+def test_islands_keep_to_themselves_but_for_migration(migration, expected):
+    strategy = _evolution(30, 3, islands=3, migration=migration)
+    candidates, _ = _advance(strategy, strategy.init(4), 120)
+    distances = {(c.parent - c.birth) % 3 for c in candidates[30:]}
+    assert distances == expected
+
+
+def test_a_random_start_walks_from_the_initial_program_first():
+    strategy = _evolution(8, 3, random_start=10)
+    candidates, _ = _advance(strategy, strategy.init(0), 30)
+    assert all(c.parent == 0 and "random mutations" in c.mutation for c in candidates[1:11])
+    assert not any("random mutations" in c.mutation for c in candidates[11:])
+
+
+def test_constants_only_changes_nothing_else():
+    strategy = constants_only(ADAMW, EvolutionConfig(8, 3), MutationConfig())
+    candidates, _ = _advance(strategy, strategy.init(0), 40)
+
+    def shape(program):
+        return [(s.target, s.op, [a if isinstance(a, str) else "number" for a in s.args]) for s in program.statements]
+
+    assert all(shape(c.program) == shape(ADAMW) for c in candidates)
+    assert len({c.hash for c in candidates}) >= 35
+
+
+def _entry(program_hash, *scores, status=Status.OK):
+    return Entry(program_hash, ADAMW, Outcome(status, scores), {"a": 1.0})
+
+
 def test_hall_of_fame():
-    entries = [Entry(h, ADAMW, fitness, {"a": 1.0}) for h, fitness in [("c", 2.0), ("a", 1.0), ("b", 1.0), ("d", 0.5), ("e", 3.0)]]
+    entries = [_entry("c", 2.0), _entry("a", 1.0), _entry("b", 1.0), _entry("d", 0.5), _entry("e", 3.0)]
     halls = HallOfFame(3), HallOfFame(3)
     for entry in entries:
-        halls[0].add(entry)
+        halls[0].put(entry)
     for entry in reversed(entries):
-        halls[1].add(entry)
+        halls[1].put(entry)
     assert [e.hash for e in halls[0].entries] == [e.hash for e in halls[1].entries] == ["d", "a", "b"]
-    assert halls[0].admits(0.9) and halls[0].admits(1.0) and not halls[0].admits(1.1)
-    assert HallOfFame(3, entries[:2]).admits(100.0)
+
+
+def test_hall_of_fame_takes_in_what_becomes_known():
+    hall = HallOfFame(2)
+    for entry in (_entry("a", 0.0), _entry("b", 1.0), _entry("c", 2.0)):
+        hall.put(entry)
+    hall.put(_entry("a", 0.0, 3.0))  # mean 1.5
+    assert [(e.hash, e.fitness) for e in hall.entries] == [("b", 1.0), ("a", 1.5)]
+    hall.put(_entry("b", status=Status.DIVERGED))
+    assert [e.hash for e in hall.entries] == ["a", "c"]
+    assert hall.entries[0].outcome.error == 1.5
 
 
 if __name__ == "regenerate":

@@ -166,3 +166,19 @@ def test_deterministic_by_seed():
 def test_bad_config(settings, message):
     with pytest.raises(ValueError, match=message):
         MutationConfig(**settings).check()
+
+
+def test_a_cap_on_the_states_rejects_what_carries_more():
+    lion, config = load("lion"), MutationConfig(max_states=1)
+    for seed in range(300):
+        child = mutate(lion, canonical_hash(lion), Random(seed), config)
+        assert len(prune(child.program).states) <= 1
+    adamw = load("adamw")
+    assert any(len(prune(mutate(adamw, canonical_hash(adamw), Random(s), MutationConfig()).program).states) == 2 for s in range(9))
+
+
+def test_a_child_knows_how_many_of_its_statements_live():
+    adamw = load("adamw")
+    for seed in range(50):
+        child = mutate(adamw, canonical_hash(adamw), Random(seed), MutationConfig())
+        assert child.live == len(prune(child.program).statements)
