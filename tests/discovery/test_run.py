@@ -80,11 +80,28 @@ def test_what_a_run_leaves_behind(small_config, finished_run):
 def test_finalists_are_scored_on_seeds_that_the_search_has_not_seen(small_config, finished_run):
     finalists = {finalist.hash for finalist in finished_run.hall_of_fame()}
     searched, confirmed = {*small_config.search_seeds}, {*small_config.finalist_seed_values}
-    assert not searched & confirmed
+    every = {seed for block in range(small_config.replicates) for seed in small_config.block_seeds(block)}
+    assert searched < every and not every & confirmed
     with Ledger.open(finished_run.folder / "ledger.sqlite") as ledger:
         for program_hash in ledger.outcomes():
             seeds = {evaluation.seed for evaluation in ledger.evaluations(program_hash)}
-            assert seeds == (searched | confirmed if program_hash in finalists else searched)
+            assert seeds >= searched and seeds & confirmed == (confirmed if program_hash in finalists else set())
+
+
+def test_who_would_lead_is_evaluated_on_more_seeds(small_config, finished_run):
+    blocks = [set(small_config.block_seeds(block)) for block in range(small_config.replicates)]
+    with Ledger.open(finished_run.folder / "ledger.sqlite") as ledger:
+        outcomes, births = ledger.outcomes(), ledger.births()
+        for program_hash, (_, scores) in outcomes.items():
+            seeds = {evaluation.seed for evaluation in ledger.evaluations(program_hash)}
+            assert all(blocks[i] <= seeds for i in range(len(scores))) and 0 <= len(scores) <= small_config.replicates
+    leader, best = None, float("inf")
+    for birth in births:
+        if birth.status == "ok" and birth.fitness < best:
+            leader, best = birth.hash, birth.fitness
+            assert len(outcomes[leader][1]) == small_config.replicates
+    assert leader is not None and outcomes[leader][1] != outcomes[leader][1][:1] * small_config.replicates
+    assert finished_run.status()["repeated"] >= small_config.replicates - 1
 
 
 def test_the_best_rule_trains_in_an_optax_chain(finished_run):
