@@ -5,8 +5,6 @@ which worker was faster, so in deterministic mode 1 or 20 workers give the same 
 one: candidates that had been asked and not told are in the ledger and are evaluated again.
 """
 
-import hashlib
-import json
 import logging
 import math
 import time
@@ -18,7 +16,12 @@ from ..tasks import registry as tasks
 from . import failpoints
 from .config import Budget, SearchConfig
 from .evaluate import Evaluation, Job, Outcome, Result, Status, WorkerPool, Yardstick, outcome
+<<<<<<< HEAD
 from .language import Program, operations, prune, to_text
+=======
+from .evaluate.identity import digest_of
+from .language import Program, prune, to_text
+>>>>>>> mends
 from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LedgerError, OutcomeRow, ProgramRow, Step, ToldRow
 from .search import Candidate, SearchState, Strategy
 from .search.hall_of_fame import Entry, HallOfFame
@@ -130,7 +133,7 @@ class Recorder:
 
     def _digest(self, identity: Mapping[str, str]) -> str:
         """The digest of a worker's identity; the state keeps what it stands for."""
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        digest = digest_of(identity)
         if digest not in self._identities:
             if self._identities and self._deterministic:
                 self._note_another(next(iter(self._identities.values())), identity)

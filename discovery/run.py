@@ -3,12 +3,9 @@
 import contextlib
 import logging
 import os
-import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +23,7 @@ from .config import ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
 from .evaluate import Devices, Outcome, Place, Status, WorkerPool, WorkerSpec, Yardstick, plan
 from .export import Provenance, to_optax
+from .interrupt import interruptible
 from .language import Program, depends_on_gradient, infer, load, parse, prune
 from .ledger import Best, Ledger, LedgerError, RunRow, is_locked, locked
 from .search import Strategy, constants_only, random_search, regularized_evolution
@@ -306,7 +304,7 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
     spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, prune(initial).to_json(), config.memory_limit_mb)
     try:
         _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
-        with _interruptible() as stop, WorkerPool(spec, places) as pool:
+        with interruptible() as stop, WorkerPool(spec, places) as pool:
             pool.wait_until_ready(lambda: stop.requested)
             strategy = _strategy(config, initial)
             coordinator = Coordinator(config, strategy, ledger, pool, yardsticks, known["tasks"], lambda: stop.requested)
@@ -355,31 +353,3 @@ def _fresh_path() -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     candidates = (Path("runs") / name for name in (stamp, *(f"{stamp}-{i}" for i in range(2, 100))))
     return next(path for path in candidates if not path.exists())
-
-
-@dataclass
-class _Stop:
-    """Whether the session is to end; set from a signal handler."""
-
-    requested: bool = False
-
-
-@contextmanager
-def _interruptible() -> Iterator[_Stop]:
-    """Ctrl-C and SIGTERM end the session cleanly; a second Ctrl-C ends it at once (nothing committed is lost)."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stop.requested:
-            raise KeyboardInterrupt
-        stop.requested = True
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -14,11 +14,12 @@ from ..config import ConfigError
 from ..options import INTERRUPTED, Workers, check_workers, option
 from ..output import out, print_json, print_standing, print_table
 from ..view import counted
-from . import algoperf, looks, report, targets
-from . import baselines as committed
-from . import evaluate as benchmark
+from . import algoperf, baselines, looks, report, targets, workloads
 from .comparison import PER_STUDY, STUDIES
+from .evaluate import evaluate
 from .performance import earliest, fastest
+from .record import Comparison, EvaluateConfig
+from .trial import entry
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Evaluate:
 
     entries: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RULE[@SCHEDULE]")] = ()
     """what competes: names and files as `stepsmith train` takes them"""
-    workloads: tuple[str, ...] = benchmark.workloads.names()
+    workloads: tuple[str, ...] = workloads.names()
     """what they train"""
     ruleset: Literal["external", "self"] = "external"
     """external: tuned in the common space; self: not tuned, three times the budget"""
@@ -87,10 +88,10 @@ class Evaluate:
         entries = (targets.BASELINE,) if self.set_targets else self.entries
         trials = targets.TRIALS if self.set_targets else self.trials
         purpose = "targets" if self.set_targets else "comparison"
-        config = benchmark.EvaluateConfig(entries, self.workloads, self.ruleset, trials, self.batch, purpose)
+        config = EvaluateConfig(entries, self.workloads, self.ruleset, trials, self.batch, purpose)
         path = self.run or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
         with counted(out, "trials", self.json) as on_progress:
-            done = benchmark.evaluate(config, path, self.workers, on_progress, self.final)
+            done = evaluate(config, path, self.workers, on_progress, self.final)
         if done.missing:
             given = sys.argv[1:] if self.run else [*sys.argv[1:], "--run", str(path)]
             sys.stderr.write(f"interrupted, {done.missing} trials are missing; go on with: stepsmith {shlex.join(given)}\n")
@@ -113,17 +114,17 @@ class Evaluate:
             raise ConfigError(f"studies must be at least 1 and at most 100000, got {self.studies}")
         if self.keep and self.ruleset != "external":
             raise ConfigError("--keep is for baselines of the external ruleset")
-        known = {benchmark.entry(name).label for name in self.entries} | (set() if self.alone else committed.entries())
-        if self.reference is not None and benchmark.entry(self.reference).label not in known:
+        known = {entry(name).label for name in self.entries} | (set() if self.alone else baselines.entries())
+        if self.reference is not None and entry(self.reference).label not in known:
             raise ConfigError(f"the reference {self.reference} takes no part; there are {', '.join(sorted(known))}")
 
-    def _set_targets(self, done: benchmark.Comparison) -> int:
+    def _set_targets(self, done: Comparison) -> int:
         found = targets.put(done.curves(), targets.PATH if self.keep else targets.cache_path())
         return print_table([{"workload": name, "target": value} for name, value in found.items()], self.json)
 
-    def _report(self, done: benchmark.Comparison) -> int:
+    def _report(self, done: Comparison) -> int:
         if self.keep:
-            committed.write(done.rows)
+            baselines.write(done.rows)
         chosen = {"studies": self.studies, **({"per_study": self.trials_per_study} if self.ruleset == "external" else {})}
         by = {unit: done.standings(self.reference, unit == "seconds", not self.alone, **chosen) for unit in ("steps", "seconds")}
         for unit, standings in by.items():
@@ -136,8 +137,8 @@ class Evaluate:
             out.print(f"by {unit} to the target, speed-ups over {over}:", style="bold")
             print_table(report.rows(standings, len(self.workloads)), False)
         failed = sum(row.status != "ok" for row in done.rows)
-        out.print(f"{failed} of {len(done.rows)} trials failed" + ("" if self.alone else f"; {done.baselines()}"))
-        if done.looks:
-            out.print(f"look {done.looks} at final variants: these intervals have {1 - looks.level(done.looks):.1%}")
+        out.print(f"{failed} of {len(done.rows)} trials failed" + ("" if self.alone else f"; {done.about_baselines()}"))
+        if done.num_looks:
+            out.print(f"look {done.num_looks} at final variants: these intervals have {1 - looks.level(done.num_looks):.1%}")
         out.print(f"tables and profiles: {done.path}")
         return 0

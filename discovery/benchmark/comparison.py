@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from .performance import MAX_RATIO, ratios, score
+from .performance import MAX_RATIO, Target, Trial, geometric_speedup, ratios, score, time_to_target
 
 STUDIES, PER_STUDY = 1000, 5
 REPLICATE_STUDIES = 100  # of each replicate, to save time
+MISS_BUDGETS = 2  # a miss counts as so many whole budgets in a speed-up
 REPLICATES = 2000  # of the bootstrap; a p-value is no smaller than 2 / 2001 before correction
 
 
@@ -30,7 +31,7 @@ class Pool(NamedTuple):
         reached: index of the evaluation that reached the target, from 1, infinite where none did; [entries, workloads, trials].
         steps: from one evaluation to the next, [workloads].
         budgets: evaluations that a run has, [workloads].
-        step_seconds: median over trials of the seconds a step takes, [entries, workloads].
+        step_seconds: median over trials of the seconds a step takes, infinite where none was done, [entries, workloads].
     """
 
     entries: tuple[str, ...]
@@ -46,9 +47,13 @@ class Pool(NamedTuple):
         return steps * self.step_seconds[:, :, None] if seconds else steps
 
     def limits(self, seconds: bool) -> Float[np.ndarray, "entries workloads"]:
-        """What the whole budget costs."""
+        """What the whole budget costs; in seconds, an entry that did no step has the slowest one's."""
         steps = np.broadcast_to(self.budgets * self.steps, self.step_seconds.shape)
-        return steps * self.step_seconds if seconds else steps
+        if not seconds:
+            return steps
+        known = np.isfinite(self.step_seconds)
+        slowest = np.max(self.step_seconds, axis=0, where=known, initial=np.finfo(float).tiny)  # above 0 where nobody did a step
+        return steps * np.where(known, self.step_seconds, slowest)
 
 
 class Standing(NamedTuple):
@@ -57,7 +62,8 @@ class Standing(NamedTuple):
     Attributes:
         entry: its label.
         score: benchmark score among the competitors, from 0 to 1, and its interval.
-        speedup: geometric mean over workloads of the reference's time over this one's, and its interval.
+        speedup: geometric mean over workloads of the reference's time over this one's, and its interval; a miss counts as
+            two whole budgets.
         p_value: of no difference to the reference, Holm's correction included; NaN for the reference itself.
         reached: workloads whose target it reaches.
         times: on each workload, infinite where missed.
@@ -71,16 +77,6 @@ class Standing(NamedTuple):
     p_value: float
     reached: int
     times: Float[np.ndarray, " workloads"]
-
-
-def first_below(losses: Sequence[float], target: float) -> float:
-    """Number of the first evaluation whose loss is at most the target, from 1; infinite where there is none.
-
-    Example:
-        >>> first_below([3.0, math.nan, 1.0, 2.0], 1.5), first_below([3.0], 1.5)
-        (3.0, inf)
-    """
-    return next((float(index) for index, loss in enumerate(losses, 1) if loss <= target), math.inf)
 
 
 def draw_studies(generator: np.random.Generator, num_trials: int, studies: int, per_study: int) -> np.ndarray:
@@ -102,28 +98,9 @@ def times(costs: np.ndarray, studies: np.ndarray) -> np.ndarray:
         studies: of `draw_studies`.
 
     Returns:
-        [...]; with an even number of studies the upper of the two in the middle where the lower is finite and it is not.
+        [...]; of an even number of studies the mean of the two in the middle, so infinite as soon as one of them is.
     """
-    best = costs[..., studies].min(axis=-1)
-    ordered = np.sort(best, axis=-1)
-    low, high = (best.shape[-1] - 1) // 2, best.shape[-1] // 2
-    with np.errstate(invalid="ignore"):
-        return np.where(np.isfinite(ordered[..., high]), (ordered[..., low] + ordered[..., high]) / 2, np.inf)
-
-
-def log_speedups(found: np.ndarray, limits: np.ndarray, reference: int) -> np.ndarray:
-    """Logarithm of the geometric mean over workloads of reference time / time; a miss counts as twice the whole budget.
-
-    Args:
-        found: [entries, workloads].
-        limits: what the whole budget costs, [entries, workloads].
-        reference: index of the entry to compare with.
-
-    Returns:
-        [entries]
-    """
-    finite = np.where(np.isfinite(found), found, 2 * limits)
-    return np.log(finite[reference] / finite).mean(axis=-1)
+    return np.asarray(np.median(costs[..., studies].min(axis=-1), axis=-1))
 
 
 def compare(
@@ -155,24 +132,26 @@ def compare(
     costs, limits, at = pool.costs(seconds), pool.limits(seconds), pool.entries.index(reference)
     num_trials = costs.shape[-1]
     found = times(costs, draw_studies(generator, num_trials, studies, per_study))
-    scores, speedups = score(ratios(found, MAX_RATIO)), log_speedups(found, limits, at)
+    missed = MISS_BUDGETS * limits
+    scores, speedups = score(ratios(found, MAX_RATIO)), _speedups(found, missed, at)
     drawn_scores, drawn_speedups = [], []
     for _ in range(replicates):
         resampled = generator.integers(num_trials, size=num_trials)
         chosen = resampled[draw_studies(generator, num_trials, studies, per_study)]
         again = times(costs, chosen[:REPLICATE_STUDIES])
         drawn_scores.append(score(ratios(again, MAX_RATIO)))
-        drawn_speedups.append(log_speedups(again, limits, at))
+        drawn_speedups.append(_speedups(again, missed, at))
     ends = (level / 2, 1 - level / 2)
     score_ends = np.quantile(drawn_scores, ends, axis=0)
-    speedup_ends = np.exp(np.quantile(drawn_speedups, ends, axis=0))
-    p_values = holm(two_sided(np.array(drawn_speedups)), at)
+    logs = np.log(drawn_speedups)
+    speedup_ends = np.exp(np.quantile(logs, ends, axis=0))
+    p_values = holm(two_sided(logs), at)
     standings = [
         Standing(
             entry=pool.entries[index],
             score=float(scores[index]),
             score_interval=(float(score_ends[0, index]), float(score_ends[1, index])),
-            speedup=float(np.exp(speedups[index])),
+            speedup=float(speedups[index]),
             speedup_interval=(float(speedup_ends[0, index]), float(speedup_ends[1, index])),
             p_value=float(p_values[index]),
             reached=int(np.isfinite(found[index]).sum()),
@@ -181,6 +160,12 @@ def compare(
         for index in range(len(pool.entries))
     ]
     return sorted(standings, key=lambda s: (-s.score, -s.speedup, s.entry))
+
+
+def _speedups(found: np.ndarray, missed: np.ndarray, reference: int) -> np.ndarray:
+    """Of each entry over the reference, [entries]; `missed` is what a miss counts as, [entries, workloads]."""
+    counted = np.where(np.isfinite(found), found, missed)
+    return geometric_speedup(counted, counted[reference])
 
 
 def two_sided(drawn: np.ndarray) -> np.ndarray:
@@ -238,7 +223,7 @@ def pool_of(
     entries = tuple(dict.fromkeys(entry for entry, _ in curves))
     names = tuple(dict.fromkeys(workload for _, workload in curves))
     num = min(len(trials) for trials in curves.values())
-    reached = [[[first_below(losses, targets[w]) for losses in curves[e, w][:num]] for w in names] for e in entries]
+    reached = [[[_evaluations(losses, targets[w]) for losses in curves[e, w][:num]] for w in names] for e in entries]
     return Pool(
         entries,
         names,
@@ -247,3 +232,8 @@ def pool_of(
         np.array([budgets[w] for w in names], float),
         np.array([[step_seconds[e, w] for w in names] for e in entries], float),
     )
+
+
+def _evaluations(losses: Sequence[float], target: float) -> float:
+    """Evaluations up to the first that reaches the target, it included; infinite where none does."""
+    return time_to_target(Trial(np.arange(1.0, len(losses) + 1), np.array(losses, float)), Target(target, falls=True)).time

@@ -20,7 +20,7 @@ def path() -> Path:
     return Path(data) / "stepsmith" / "looks.jsonl"
 
 
-def record(reason: str, entries: Sequence[str], workloads: Sequence[str], folder: Path) -> int:
+def record(reason: str, entries: Sequence[str], workloads: Sequence[str], folder: Path) -> None:
     """Writes a look down, before anything is computed; going on with the same comparison is the same look.
 
     Args:
@@ -28,14 +28,10 @@ def record(reason: str, entries: Sequence[str], workloads: Sequence[str], folder
         entries: what is compared.
         workloads: on which final variants.
         folder: of the comparison.
-
-    Returns:
-        Looks up to this one, itself included.
     """
+    if number(entries, workloads, folder):
+        return
     file = path()
-    earlier = looks()
-    if known := number(entries, workloads, folder):
-        return known
     file.parent.mkdir(parents=True, exist_ok=True)
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -46,7 +42,6 @@ def record(reason: str, entries: Sequence[str], workloads: Sequence[str], folder
     }
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(entry) + "\n")
-    return len(earlier) + 1
 
 
 def number(entries: Sequence[str], workloads: Sequence[str], folder: Path) -> int:

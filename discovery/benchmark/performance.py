@@ -220,35 +220,36 @@ def score(ratios: Float[np.ndarray, "submissions workloads"], max_ratio: float =
 
 
 def geometric_speedup(
-    times: Float[np.ndarray, " workloads"],
+    times: Float[np.ndarray, "submissions workloads"],
     reference: Float[np.ndarray, " workloads"],
     budgets: Float[np.ndarray, " workloads"] | None = None,
-) -> float:
+) -> Float[np.ndarray, " submissions"]:
     """``exp(mean_w log(reference_w / times_w))``, how many times faster than another (times as in arXiv:2306.07179).
 
     Misses: with budgets, one counts as the whole budget, which flatters whoever missed; without, only the workloads that
     both reached count. So read it beside the score, which punishes misses.
 
     Args:
-        times: of the submission, above 0; infinite or NaN is a miss.
-        reference: of the other.
+        times: above 0; infinite or NaN is a miss.
+        reference: of the one that they are compared with.
         budgets: the time that a trial was allowed, finite, or None.
 
     Returns:
         Above 1 where the submission is faster. NaN where no workload counts.
 
     Example:
-        >>> times, reference = np.array([10.0, 10.0, np.inf]), np.array([40.0, 10.0, 50.0])
-        >>> [round(geometric_speedup(times, reference, budgets), 2) for budgets in (None, np.full(3, 100.0))]
-        [2.0, 1.26]
+        >>> times, reference = np.array([[10.0, 10.0, np.inf], [80.0, 5.0, 50.0]]), np.array([40.0, 10.0, 50.0])
+        >>> [geometric_speedup(times, reference, budgets).round(2).tolist() for budgets in (None, np.full(3, 100.0))]
+        [[2.0, 1.0], [1.26, 1.0]]
     """
     ours, theirs = _checked(times), _checked(reference)
     if min(ours.min(initial=np.inf), theirs.min(initial=np.inf)) == 0.0:
         raise ValueError("a speed-up needs times above 0, got 0")
     if budgets is not None:
         ours, theirs = (np.where(np.isinf(each), budgets, each) for each in (ours, theirs))
-    both = np.isfinite(ours) & np.isfinite(theirs)
-    return float(np.exp(np.mean(np.log(theirs[both]) - np.log(ours[both])))) if both.any() else math.nan
+    counts = np.isfinite(ours) & np.isfinite(theirs)
+    with np.errstate(divide="ignore", invalid="ignore"):  # misses, which are not summed; 0 / 0 where no workload counts
+        return np.exp(np.log(theirs / ours).sum(axis=-1, where=counts) / counts.sum(axis=-1))
 
 
 def _checked(times: np.ndarray) -> np.ndarray:

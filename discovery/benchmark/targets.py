@@ -45,7 +45,7 @@ def get(name: str) -> float:
 
 
 def put(curves: dict[str, Sequence[Sequence[float]]], path: Path) -> dict[str, float]:
-    """Sets the targets from the baseline's trials on each workload, and keeps them in a file.
+    """Sets the targets from the baseline's trials on each workload, and keeps them in a file beside those of other versions.
 
     Args:
         curves: workload -> the losses of each trial.
@@ -58,7 +58,6 @@ def put(curves: dict[str, Sequence[Sequence[float]]], path: Path) -> dict[str, f
     for name, trials in curves.items():
         found[name] = float(f"{target_of(trials, SHARE):.6g}")
         version = workloads.get(name).task.version
-        known = {key: row for key, row in known.items() if row["workload"] != name or path != PATH or _is_text(name)}
         known[version] = {"workload": name, "target": found[name], "trials": len(trials), "baseline": BASELINE}
     path.parent.mkdir(parents=True, exist_ok=True)
     ordered = sorted(known.items(), key=lambda item: (item[1]["workload"], item[0]))
@@ -72,10 +71,6 @@ def cache_path() -> Path:
     """Targets that were set on this machine, in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "stepsmith" / "targets.json"
-
-
-def _is_text(name: str) -> bool:
-    return name.startswith("text")  # each Python has its own
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from stepsmith.discovery.benchmark.comparison import Pool, compare, draw_studies, times
-from stepsmith.discovery.benchmark.evaluate import EvaluateConfig, read
 from stepsmith.discovery.benchmark.performance import MAX_RATIO, ratios, score
+from stepsmith.discovery.benchmark.record import EvaluateConfig, read
 
 SPEEDUPS = (1.0, 1.1, 1.2, 1.3, 1.5, 2.0, 3.0)
 POOL = 20

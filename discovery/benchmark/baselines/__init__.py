@@ -6,6 +6,7 @@ trials.csv.gz holds one row a trial with the fields of `ledger.TrialRow`; EXPERI
 import csv
 import functools
 import gzip
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,16 +38,15 @@ def write(found: Sequence[TrialRow], path: Path = PATH) -> None:
     """Writes trials, those of earlier versions and equal entries replaced; the same rows give the same bytes."""
     replaced = {(row.entry, row.workload) for row in found}
     kept = [row for row in (_all() if path == PATH else ()) if (row.entry, row.workload) not in replaced]
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed:
-        lines = [TrialRow._fields, *sorted([*kept, *found])]
-        for line in lines:
-            packed.write((",".join(_quoted(cell) for cell in line) + "\n").encode())
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(TrialRow._fields)
+        writer.writerows(row._replace(seconds=f"{row.seconds:.6g}") for row in sorted([*kept, *found]))
     _all.cache_clear()
-
-
-def _quoted(cell: object) -> str:
-    text = f"{cell:.6g}" if isinstance(cell, float) else str(cell)
-    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
 
 
 @functools.cache

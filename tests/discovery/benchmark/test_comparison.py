@@ -11,9 +11,7 @@ from stepsmith.discovery.benchmark.comparison import (
     Pool,
     compare,
     draw_studies,
-    first_below,
     holm,
-    log_speedups,
     pool_of,
     target_of,
     times,
@@ -53,9 +51,19 @@ def test_misses_in_the_middle_are_misses():
 
 
 def test_speedup_is_the_geometric_mean_and_a_miss_costs_two_budgets():
-    found, limits = np.array([[100.0, 200.0], [50.0, np.inf]]), np.full((2, 2), 400.0)
-    speedups = np.exp(log_speedups(found, limits, 0))
-    assert speedups[0] == 1.0 and speedups[1] == pytest.approx(math.sqrt(2.0 * 200 / 800))
+    pool = _pool([[[10.0], [20.0]], [[5.0], [np.inf]]], ("one", "other"))._replace(step_seconds=np.array([[1.0, 1.0], [1.0, 3.0]]))
+    for seconds, missed in ((False, 800), (True, 2400)):  # the miss lies in the slower steps
+        standings = {s.entry: s for s in compare(pool, "one", seconds, per_study=1, replicates=5)}
+        assert standings["one"].speedup == 1.0 and standings["other"].speedup == pytest.approx(math.sqrt(2.0 * 200 / missed))
+
+
+def test_who_did_no_step_has_the_slowest_ones_seconds():
+    pool = _pool([[[10.0], [20.0]], [[np.inf], [np.inf]]])._replace(step_seconds=np.array([[2.0, 3.0], [np.inf, np.inf]]))
+    np.testing.assert_array_equal(pool.limits(seconds=True), [[800.0, 1200.0]] * 2)
+    other = next(s for s in compare(pool, "e0", seconds=True, per_study=1, replicates=5) if s.entry == "e1")
+    assert other.speedup == pytest.approx(math.sqrt(10 * 10 * 2 / 1600 * 20 * 10 * 3 / 2400))
+    nobody = pool._replace(reached=np.full((2, 2, 1), np.inf), step_seconds=np.full((2, 2), np.inf))
+    assert [s.speedup for s in compare(nobody, "e0", seconds=True, per_study=1, replicates=5)] == [1.0, 1.0]
 
 
 def test_a_competitor_that_is_twice_as_fast_is_found_so():
@@ -101,7 +109,7 @@ def test_the_target_is_reached_by_its_share_of_the_trials():
     curves = [[math.nan], *generator.random((19, 7)).tolist()]
     for share in (0.05, 0.4, 0.77):
         target = target_of(curves, share)
-        assert sum(first_below(curve, target) < math.inf for curve in curves) == math.ceil(share * 20)
+        assert sum(any(loss <= target for loss in curve) for curve in curves) == math.ceil(share * 20)
 
 
 def test_curves_become_a_pool():
@@ -111,4 +119,4 @@ def test_curves_become_a_pool():
     np.testing.assert_array_equal(pool.costs(seconds=False), [[[20.0, np.inf]], [[10.0, np.inf]]])
     np.testing.assert_array_equal(pool.costs(seconds=True), [[[10.0, np.inf]], [[2.5, np.inf]]])
     np.testing.assert_array_equal(pool.limits(seconds=True), [[10.0], [5.0]])
-    assert first_below([], 1.0) == math.inf
+    assert pool_of({("a", "w"): [()]}, {("a", "w"): 0.5}, {"w": 1.5}, {"w": 10}, {"w": 2}).reached == np.inf

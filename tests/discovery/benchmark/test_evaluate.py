@@ -14,7 +14,8 @@ import pytest
 
 from stepsmith.discovery import SearchConfig, resume, search
 from stepsmith.discovery.benchmark import baselines, looks, space, targets, workloads
-from stepsmith.discovery.benchmark.evaluate import EvaluateConfig, evaluate, read
+from stepsmith.discovery.benchmark.evaluate import evaluate
+from stepsmith.discovery.benchmark.record import EvaluateConfig, read
 from stepsmith.discovery.benchmark.trial import Trainer, entry
 from stepsmith.discovery.config import ConfigError
 from stepsmith.discovery.export import to_optax
@@ -131,7 +132,7 @@ def test_a_comparison_is_no_search(finished):
 
 
 def test_a_comparison_ranks_what_it_ran(finished):
-    assert finished.missing == 0 and len(finished.rows) == 2 * 2 * 6 and finished.looks == 0
+    assert finished.missing == 0 and len(finished.rows) == 2 * 2 * 6 and finished.num_looks == 0
     assert {row.entry for row in finished.rows} == {"lion@linear", "momentum@cosine"}
     assert {row.seed for row in finished.rows} == set(range(7_000_000, 7_000_006))
     standings = finished.standings(with_baselines=False, replicates=20)
@@ -207,7 +208,8 @@ def test_final_variants_are_for_no_search_and_every_look_is_counted(tmp_path):
     first = evaluate(config, tmp_path / "a", workers=1, reason="Ada, to see")
     again = evaluate(config, tmp_path / "a", workers=1, reason="Ada, to see")
     second = evaluate(config, tmp_path / "b", workers=1, reason="Bob, once more")
-    assert (first.looks, again.looks, second.looks) == (1, 1, 2) == (read(tmp_path / "a").looks, 1, read(tmp_path / "b").looks)
+    assert (first.num_looks, again.num_looks, second.num_looks) == (1, 1, 2)
+    assert (read(tmp_path / "a").num_looks, read(tmp_path / "b").num_looks) == (1, 2)
     assert [(look["reason"], look["workloads"]) for look in looks.looks()] == [("Ada, to see", [final]), ("Bob, once more", [final])]
     assert sum(looks.level(number) for number in range(1, 1000)) < looks.LEVEL
     (tmp_path / "looks.jsonl").write_text("{not json\n")
