@@ -25,7 +25,7 @@ from .config import ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
 from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan
 from .export import Provenance, to_optax
-from .language import Program, depends_on_gradient, infer, load, parse, prune
+from .language import Program, depends_on_gradient, extended_operations, infer, load, parse, prune
 from .ledger import Ledger, LedgerError, RunRow, is_locked, locked
 from .search import Strategy, random_search, regularized_evolution
 
@@ -187,6 +187,8 @@ def search(
     infer(initial)
     if not depends_on_gradient(prune(initial)):
         raise ConfigError(f"initial {config.initial!r}: the gradient does not reach its update")
+    if config.language == "paper" and (used := extended_operations(initial)):
+        raise ConfigError(f"initial {config.initial!r} uses {', '.join(used)}, which the language paper has not; set language to extended")
     schedules.get(config.schedule)
     for name in config.tasks:
         if is_final(tasks.get(name)):
@@ -261,7 +263,7 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
     known = ledger.run().versions
     yardsticks = {name: Yardstick(*values) for name, values in known["yardsticks"].items()}
     initial = Program.from_json(known["initial"])
-    spec = WorkerSpec(config.tasks, config.schedule, prune(initial).to_json(), config.memory_limit_mb)
+    spec = WorkerSpec(config.tasks, config.schedule, prune(initial).to_json(), config.memory_limit_mb, config.language == "extended")
     try:
         _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
         with _interruptible() as stop, WorkerPool(spec, places) as pool:
@@ -299,9 +301,10 @@ def _write(file: Path, text: str) -> None:
 
 
 def _strategy(config: SearchConfig, initial: Program) -> Strategy:
+    extended = config.language == "extended"
     if config.strategy == "random_search":
-        return random_search(initial, config.mutation)
-    return regularized_evolution(initial, config.evolution, config.mutation)
+        return random_search(initial, config.mutation, extended)
+    return regularized_evolution(initial, config.evolution, config.mutation, extended)
 
 
 def _reference(name: str) -> reference.Reference:

@@ -38,13 +38,14 @@ class EvolutionConfig:
         return self
 
 
-def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: MutationConfig) -> Strategy:
+def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: MutationConfig, extended: bool = False) -> Strategy:
     """The strategy of the paper.
 
     Args:
         initial: the first candidate and the parent of all others until one has been scored.
         config: population and tournament.
         mutation: how children differ from their parents.
+        extended: whether children may be of the extended language.
 
     >>> from ..language import load
     >>> strategy = regularized_evolution(load("adamw"), EvolutionConfig(), MutationConfig())
@@ -56,16 +57,18 @@ def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: M
     """
     config.check()
     mutation.check()
-    return Strategy(init, partial(_ask, initial, config, mutation), partial(_tell, config))
+    return Strategy(init, partial(_ask, initial, config, mutation, extended), partial(_tell, config))
 
 
-def _ask(initial: Program, config: EvolutionConfig, mutation: MutationConfig, state: SearchState) -> tuple[Candidate, SearchState]:
+def _ask(
+    initial: Program, config: EvolutionConfig, mutation: MutationConfig, extended: bool, state: SearchState
+) -> tuple[Candidate, SearchState]:
     advanced = state._replace(births=state.births + 1)
     if state.births == 0:
         return Candidate(0, initial, canonical_hash(initial), None, "initial program", 0), advanced
     random = random_of(state)
     parent = _tournament(state, config, random) if state.population else Member(0, initial, canonical_hash(initial), 0.0)
-    child = mutate(parent.program, parent.hash, random, mutation)
+    child = mutate(parent.program, parent.hash, random, mutation, extended)
     return Candidate(state.births, child.program, child.hash, parent.birth, child.mutation, child.rejected), advanced
 
 
