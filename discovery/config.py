@@ -78,6 +78,8 @@ class SearchConfig:
     """of everything random in the search"""
     initial: str = "adamw"
     """a shipped program's name or a program file: where the search starts"""
+    language: Literal["paper", "extended"] = "paper"
+    """what programs may hold; extended: also means of rows, columns and arrays, orthogonalization, step and progress"""
     strategy: Literal["regularized_evolution", "random_search", "constants_only"] = "regularized_evolution"
     """how children are made; random_search and constants_only (the initial program's numbers evolve) are baselines"""
     mode: Literal["deterministic", "async"] = "deterministic"

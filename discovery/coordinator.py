@@ -5,6 +5,7 @@ which worker was faster, so in deterministic mode 1 or 20 workers give the same 
 one: candidates that had been asked and not told are in the ledger and are evaluated again.
 """
 
+import json
 import logging
 import math
 import time
@@ -16,12 +17,8 @@ from ..tasks import registry as tasks
 from . import failpoints
 from .config import Budget, SearchConfig
 from .evaluate import Evaluation, Job, Outcome, Result, Status, WorkerPool, Yardstick, outcome
-<<<<<<< HEAD
-from .language import Program, operations, prune, to_text
-=======
 from .evaluate.identity import digest_of
-from .language import Program, prune, to_text
->>>>>>> mends
+from .language import Program, operations, prune, to_text
 from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LedgerError, OutcomeRow, ProgramRow, Step, ToldRow
 from .search import Candidate, SearchState, Strategy
 from .search.hall_of_fame import Entry, HallOfFame

@@ -24,7 +24,7 @@ from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
 from .evaluate import Devices, Outcome, Place, Status, WorkerPool, WorkerSpec, Yardstick, plan
 from .export import Provenance, to_optax
 from .interrupt import interruptible
-from .language import Program, depends_on_gradient, infer, load, parse, prune
+from .language import Program, depends_on_gradient, extended_operations, infer, load, parse, prune
 from .ledger import Best, Ledger, LedgerError, RunRow, is_locked, locked
 from .search import Strategy, constants_only, random_search, regularized_evolution
 
@@ -227,6 +227,8 @@ def search(
             f"initial {config.initial!r} carries {len(pruned.states)} states, mutation.max_states allows {config.mutation.max_states}; "
             "start from a smaller one, such as lion or sgd"
         )
+    if config.language == "paper" and (used := extended_operations(initial)):
+        raise ConfigError(f"initial {config.initial!r} uses {', '.join(used)}, which the language paper has not; set language to extended")
     schedules.get(config.schedule)
     for name in config.tasks:
         if is_final(tasks.get(name)):
@@ -301,7 +303,8 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
     known = ledger.run().versions
     yardsticks = {name: Yardstick(*values) for name, values in known["yardsticks"].items()}
     initial = Program.from_json(known["initial"])
-    spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, prune(initial).to_json(), config.memory_limit_mb)
+    inside = (prune(initial).to_json(), config.memory_limit_mb, config.language == "extended")
+    spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, *inside)
     try:
         _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
         with interruptible() as stop, WorkerPool(spec, places) as pool:
@@ -339,10 +342,11 @@ def _write(file: Path, text: str) -> None:
 
 
 def _strategy(config: SearchConfig, initial: Program) -> Strategy:
+    extended = config.language == "extended"
     if config.strategy == "random_search":
-        return random_search(initial, config.mutation)
+        return random_search(initial, config.mutation, extended)
     evolution = constants_only if config.strategy == "constants_only" else regularized_evolution
-    return evolution(initial, config.evolution, config.mutation)
+    return evolution(initial, config.evolution, config.mutation, extended)
 
 
 def _reference(name: str) -> reference.Reference:

@@ -70,6 +70,7 @@ class WorkerSpec:
     schedule: str = "linear"  # of the learning rate relative to its peak
     initial: str = ""  # JSON of a program to warm up with
     memory_limit_mb: int = 4096  # beyond what the warmed-up worker has; 0: none
+    extended: bool = False  # whether programs may be of the extended language
 
 
 @dataclass(frozen=True)

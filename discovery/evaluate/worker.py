@@ -7,6 +7,7 @@ that is not elsewhere.
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -35,16 +36,17 @@ class Prepared(NamedTuple):
     name: str
     clock: Clock
     run: Callable[[Bytecode, int], Any]  # (code, seed) -> outcome of the training loop
+    extended: bool  # whether it runs programs of the extended language
 
 
-def prepare(name: str, schedule: str) -> Prepared:
+def prepare(name: str, schedule: str, extended: bool = False) -> Prepared:
     """Loads a task's data and makes its jitted loop; compiles at the first run."""
     task = tasks.get(name)
     data = load_on_device(task)
-    loop = make_runner(task, register_machine)
+    loop = make_runner(task, partial(register_machine, extended=extended))
     relative = schedules.create(schedule, 1.0, task.steps)
     clock = Clock.create(np.asarray(jax.vmap(relative)(np.arange(task.steps))))
-    return Prepared(name, clock, lambda code, seed: loop(data, code, seed))
+    return Prepared(name, clock, lambda code, seed: loop(data, code, seed), extended)
 
 
 def evaluate(prepared: Prepared, program: Program, seed: int, learning_rate_factor: float = 1.0) -> Evaluation:
@@ -52,7 +54,7 @@ def evaluate(prepared: Prepared, program: Program, seed: int, learning_rate_fact
     start = time.perf_counter()
     try:
         infer(program)
-        code = assemble(program, prepared.clock, learning_rate_factor)
+        code = assemble(program, prepared.clock, learning_rate_factor, prepared.extended)
         result = jax.block_until_ready(prepared.run(code, seed))
     except ProgramError:
         return Evaluation(prepared.name, seed, learning_rate_factor, Status.INVALID, None, 0, time.perf_counter() - start)
@@ -90,7 +92,7 @@ def serve(connection: Connection) -> None:
     spec = WorkerSpec(**receive(connection))
     failpoints.reached("worker.start")
     initial = Program.from_json(spec.initial)
-    prepared = {name: prepare(name, spec.schedule) for name in spec.tasks}
+    prepared = {name: prepare(name, spec.schedule, spec.extended) for name in spec.tasks}
     seconds = 0.0
     for task in prepared.values():
         evaluate(task, initial, 0)  # compiles

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..language import matrices
 from ..language.ops import OPS, Kind, Shape
 from ..language.program import Argument, Program, Statement
 from ..language.types import infer
@@ -70,8 +71,8 @@ class _Emitter:
             wide = self._wide(args[0])
             self._tree(f"{statement.target}_factor", "_clip_factor({0}, {1})", [wide, args[1]])
             self._leaf(statement.target, "{0} * {1}", [wide, f"{statement.target}_factor"])
-        elif op.shape is Shape.PER_ARRAY:
-            self._leaf(statement.target, op.code, [self._wide(args[0])])
+        elif op.shape in (Shape.PER_ARRAY, Shape.MATRIX, Shape.SELECT):
+            self._leaf(statement.target, op.code, [self._wide(a) for a in args])
         elif kind is Kind.SCALAR:
             self._scalar(statement.target, op.name, op.code, args)
         else:
@@ -163,6 +164,7 @@ def emit(program: Program, outputs: tuple[str, ...]) -> Body:
     body += _stages(emitter, program, outputs, mixed)
     helpers = [_DOT] if any("_dot(" in line.code or "_clip_factor(" in line.code for line in scalars) else []
     helpers += [_CLIP] if any("_clip_factor(" in line.code for line in scalars) else []
+    helpers += matrices.source([name for name in matrices.FUNCTIONS if any(f"{name}(" in line.code for line in emitter.lines)])
     exprs = tuple(_tree_name(name, program) for name in outputs)
     return Body(
         lines=tuple(body),

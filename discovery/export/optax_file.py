@@ -4,13 +4,17 @@ import keyword
 import re
 from dataclasses import dataclass
 
+from ..language import matrices
 from ..language.program import Program, ProgramError, Statement
 from ..language.text import to_text
 from .emit import Body, emit
 from .separate import Separated, separate, unique_names
 
 # What the file's own code is made of, at the top level and inside its functions.
-_GLOBALS = frozenset(["jax", "jnp", "optax", "NamedTuple", "_dot", "_clip_factor", "callable", "int", "sum", "range", "zip", "ValueError"])
+_GLOBALS = frozenset(
+    [*("jax", "jnp", "optax", "NamedTuple", "_dot", "_clip_factor", "_as_matrix", *matrices.FUNCTIONS)]
+    + [*("callable", "int", "sum", "range", "max", "zip", "ValueError")]
+)
 _LOCALS = frozenset(["state", "params", "updates", "results", "leaf", "learning_rate", "total_steps", "count", "init_fn", "update_fn"])
 
 

@@ -2,13 +2,13 @@
 
 Start with `ops.py`, the one table of operations; `program.py` says what a program is, `text.py` reads and prints it,
 `types.py` checks it, `canonical.py` tells equal programs from different ones, `interpret.py` is the plain reference for
-what a program does. `programs/` holds the shipped rules.
+what a program does, `matrices.py` the formulas of the extended operations. `programs/` holds the shipped rules.
 """
 
 from .canonical import canonical_hash, depends_on_gradient, prune
 from .interpret import as_transformation
 from .ops import OPS, Kind, Op
-from .program import Program, ProgramError, Statement
+from .program import Program, ProgramError, Statement, extended_operations
 from .shipped import load, names
 from .text import parse, to_text
 from .types import infer, operations
@@ -23,6 +23,7 @@ __all__ = [
     "as_transformation",
     "canonical_hash",
     "depends_on_gradient",
+    "extended_operations",
     "infer",
     "load",
     "names",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from . import matrices
 from .ops import OPS, Kind, Shape
 from .program import Program
 from .types import infer
@@ -55,8 +56,8 @@ def as_transformation(program: Program, schedule: optax.Schedule, total_steps: i
 def evaluate(name: str, kind: Kind, args: list[Value], like: Leaves) -> Value:
     """One operation on scalars (one number) and leaf scalars or arrays (a list with an entry per parameter array)."""
     op = OPS[name]
-    if op.shape in _REDUCTIONS:
-        return _REDUCTIONS[op.shape](name, args, like)
+    if op.shape in _NOT_ELEMENTWISE:
+        return _NOT_ELEMENTWISE[op.shape](name, args, like)
     assert op.fn is not None
     if kind is Kind.SCALAR:
         return op.fn(jnp, *(jnp.asarray(a, jnp.float32) for a in args))
@@ -73,7 +74,7 @@ def _dot(a: Leaves, b: Leaves) -> jax.Array:
 
 
 def _per_array(name: str, args: list[Value], like: Leaves) -> Leaves:
-    return [jnp.sqrt(jnp.sum(jnp.square(x))) for x in _widen(args[0], like)]
+    return [jnp.mean(x) if name == "mean" else jnp.sqrt(jnp.sum(jnp.square(x))) for x in _widen(args[0], like)]
 
 
 def _global(name: str, args: list[Value], like: Leaves) -> jax.Array:
@@ -91,8 +92,24 @@ def _clip(name: str, args: list[Value], like: Leaves) -> Leaves:
     return [jnp.where(norm > bound, x * (bound / norm), x) for x in leaves]
 
 
-_REDUCTIONS: dict[Shape, Callable[[str, list[Value], Leaves], Value]] = {
+def _leaf_constant(name: str, args: list[Value], like: Leaves) -> Leaves:
+    return [matrices.FUNCTIONS[name](leaf) for leaf in like]
+
+
+def _matrix(name: str, args: list[Value], like: Leaves) -> Leaves:
+    return [matrices.FUNCTIONS[name](x) for x in _widen(args[0], like)]
+
+
+def _select(name: str, args: list[Value], like: Leaves) -> Leaves:
+    """The first for parameter arrays of exactly two axes, the second for all others."""
+    return [a if a.ndim == 2 else b for a, b in zip(_widen(args[0], like), _widen(args[1], like), strict=True)]
+
+
+_NOT_ELEMENTWISE: dict[Shape, Callable[[str, list[Value], Leaves], Value]] = {
     Shape.PER_ARRAY: _per_array,
     Shape.GLOBAL: _global,
     Shape.CLIP: _clip,
+    Shape.LEAF_CONSTANT: _leaf_constant,
+    Shape.MATRIX: _matrix,
+    Shape.SELECT: _select,
 }

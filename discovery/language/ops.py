@@ -6,6 +6,9 @@ Discovery of Optimization Algorithms" (Chen et al. 2023, arXiv 2302.06675, appen
 semantics follow the search space that its authors released: ``a / b`` is ``a / (b + 1e-8)``, ``sqrt`` and the
 logarithms act on the absolute value; ``power``, ``reciprocal``, ``cosine_sim`` and the arc functions are unprotected.
 
+Rows marked `extended` are not the paper's: they make the opt-in language in which rules for layers and matrices can be
+said (LAMB's kin, Adafactor, Muon); `matrices.py` holds their formulas.
+
 Kinds of values and how they widen (the cast table is `JOIN`): a scalar is one number for the whole model, a leaf scalar
 one number per parameter array, an array a pytree shaped like the parameters.
 """
@@ -32,7 +35,10 @@ class Shape(enum.Enum):
 
     CONSTANT = "constant"  # no argument, a scalar
     MAP = "map"  # elementwise: the result is as wide as the widest argument
+    LEAF_CONSTANT = "leaf constant"  # no argument, a leaf scalar
     PER_ARRAY = "per array"  # arrays -> leaf scalar
+    MATRIX = "matrix"  # arrays -> array, each parameter array taken as a matrix
+    SELECT = "select"  # a for some parameter arrays, b for the others: a leaf scalar, or an array where a or b is one
     GLOBAL = "global"  # arrays -> scalar
     CLIP = "clip"  # array, scalar -> array
     INTERPOLATE = "interpolate"  # a, b, scalar weight -> as wide as the wider of a and b
@@ -49,12 +55,13 @@ class Op:
     Attributes:
         name: what a program writes.
         arity: number of arguments.
-        fn: ``fn(xp, *args)`` on arrays of equal shape (or scalars). Reductions see one leaf or the whole tree through
-            the machine and are ``None`` here.
+        fn: ``fn(xp, *args)`` on arrays of equal shape (or scalars). Operations that are not elementwise see one leaf or
+            the whole tree through the machine and are ``None`` here.
         shape: how kinds pass through.
         commutative: the order of the (two) arguments does not matter.
         infix: how it is printed between its arguments, if it is.
         sampled: mutation may draw it (``copy`` exists for people's programs only).
+        extended: it belongs to the extended language only.
         code: the same formula as Python source for exported files, over jax.numpy.
         special: arguments at zero, outside the natural domain and at infinity -> value.
     """
@@ -66,6 +73,7 @@ class Op:
     commutative: bool = False
     infix: str | None = None
     sampled: bool = True
+    extended: bool = False
     code: str = ""
     special: dict[tuple[float, ...], float] = field(default_factory=dict)
 
@@ -172,10 +180,19 @@ _TABLE = (
     Op("get_eps", 0, lambda xp: EPS, Shape.CONSTANT),
     # Plain assignment `x = y`, so that people can write it; not one of the paper's functions.
     Op("copy", 1, lambda xp, x: x, sampled=False, code="{0}"),
+    Op("mean", 1, None, Shape.PER_ARRAY, extended=True, code="jnp.mean({0})"),
+    Op("row_mean", 1, None, Shape.MATRIX, extended=True, code="row_mean({0})"),
+    Op("column_mean", 1, None, Shape.MATRIX, extended=True, code="column_mean({0})"),
+    Op("orthogonalize", 1, None, Shape.MATRIX, extended=True, code="orthogonalize({0})"),
+    Op("on_matrices", 2, None, Shape.SELECT, extended=True, code="{0} if g.ndim == 2 else {1}"),
+    Op("num_rows", 0, None, Shape.LEAF_CONSTANT, extended=True, code="num_rows(g)"),
+    Op("num_columns", 0, None, Shape.LEAF_CONSTANT, extended=True, code="num_columns(g)"),
 )
 
 OPS: dict[str, Op] = {op.name: op for op in _TABLE}
 INFIX: dict[str, Op] = {op.infix: op for op in _TABLE if op.infix}
 # The paper's other spellings.
 ALIASES = {"interpolate": "interp", "clip_by_global_norm": "clip"}
-SAMPLED: tuple[Op, ...] = tuple(op for op in _TABLE if op.sampled)
+# What mutation draws from, in this order: the paper's functions, and those with the extended ones.
+SAMPLED: tuple[Op, ...] = tuple(op for op in _TABLE if op.sampled and not op.extended)
+SAMPLED_EXTENDED: tuple[Op, ...] = (*SAMPLED, *(op for op in _TABLE if op.sampled and op.extended))

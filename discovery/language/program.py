@@ -14,6 +14,7 @@ from .ops import ALIASES, OPS
 MAX_STATEMENTS = 64
 MAX_STATES = 6
 OPTIONAL_INPUTS = ("step", "progress")
+_EXTENDED = frozenset(name for name, op in OPS.items() if op.extended)
 
 Argument = str | float
 
@@ -71,6 +72,16 @@ class Program:
             raise ProgramError(f"not a program in JSON: {error}") from None
         check_signature(program)
         return program
+
+
+def extended_operations(program: Program) -> tuple[str, ...]:
+    """Names of the operations that a program has from the extended language, each once; empty for one of the paper's.
+
+    >>> from .shipped import load
+    >>> extended_operations(load("lion")), extended_operations(load("muon"))
+    ((), ('on_matrices', 'orthogonalize', 'num_columns', 'num_rows'))
+    """
+    return tuple(dict.fromkeys(statement.op for statement in program.statements if statement.op in _EXTENDED))
 
 
 def _list_of(value: Any, size: int | None = None) -> list[Any]:

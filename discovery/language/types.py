@@ -69,8 +69,12 @@ def _infer(op: str, args: tuple[Argument, ...], kinds: dict[str, Kind]) -> Kind:
     found = [_kind(argument, kinds) for argument in args]
     if shape is Shape.CONSTANT or shape is Shape.GLOBAL:
         return Kind.SCALAR
-    if shape is Shape.PER_ARRAY:
+    if shape is Shape.PER_ARRAY or shape is Shape.LEAF_CONSTANT:
         return Kind.LEAF
+    if shape is Shape.MATRIX:
+        return Kind.ARRAY
+    if shape is Shape.SELECT:
+        return max(Kind.LEAF, JOIN[found[0]][found[1]])
     if found[-1] is not Kind.SCALAR:
         role = "bound" if shape is Shape.CLIP else "weight"
         raise ProgramError(f"the {role} of {op} must be a scalar, {args[-1]} is one of kind {found[-1].name.lower()}")

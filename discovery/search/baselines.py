@@ -11,26 +11,26 @@ from .strategy import Candidate, SearchState, Strategy, first, init, random_of, 
 MEAN_MUTATIONS = 8
 
 
-def random_search(initial: Program, mutation: MutationConfig) -> Strategy:
+def random_search(initial: Program, mutation: MutationConfig, extended: bool = False) -> Strategy:
     """Programs that are random walks of mutations from the initial one; no result influences what is drawn next.
 
-    The length of a walk is geometric with mean `MEAN_MUTATIONS`.
+    The length of a walk is geometric with mean `MEAN_MUTATIONS`; `extended` is as in `regularized_evolution`.
     """
     mutation.check()
-    return Strategy(init, partial(_ask, initial, mutation), tell_best)
+    return Strategy(init, partial(_ask, initial, mutation, extended), tell_best)
 
 
-def _ask(initial: Program, mutation: MutationConfig, state: SearchState) -> tuple[Candidate, SearchState]:
+def _ask(initial: Program, mutation: MutationConfig, extended: bool, state: SearchState) -> tuple[Candidate, SearchState]:
     if state.births == 0:
         return first(state, initial)
-    return random_walk(state.births, initial, mutation, random_of(state)), state._replace(births=state.births + 1)
+    return random_walk(state.births, initial, mutation, extended, random_of(state)), state._replace(births=state.births + 1)
 
 
-def random_walk(birth: int, initial: Program, mutation: MutationConfig, random: Random) -> Candidate:
+def random_walk(birth: int, initial: Program, mutation: MutationConfig, extended: bool, random: Random) -> Candidate:
     """A child of the initial program, many mutations away."""
-    child = mutate(initial, canonical_hash(initial), random, mutation)
+    child = mutate(initial, canonical_hash(initial), random, mutation, extended)
     count, rejected = 1, child.rejected
     while random.random() > 1 / MEAN_MUTATIONS:
-        child = mutate(child.program, child.hash, random, mutation)
+        child = mutate(child.program, child.hash, random, mutation, extended)
         count, rejected = count + 1, rejected + child.rejected
     return Candidate(birth, child.program, child.hash, 0, f"{count} random mutations", rejected, child.live)

@@ -51,13 +51,14 @@ class EvolutionConfig:
         return self
 
 
-def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: MutationConfig) -> Strategy:
+def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: MutationConfig, extended: bool = False) -> Strategy:
     """The strategy of the paper.
 
     Args:
         initial: the first candidate and the parent of all others until one has been scored.
         config: population and tournament.
         mutation: how children differ from their parents.
+        extended: whether children may be of the extended language.
 
     >>> from ..language import load
     >>> strategy = regularized_evolution(load("adamw"), EvolutionConfig(), MutationConfig())
@@ -69,22 +70,24 @@ def regularized_evolution(initial: Program, config: EvolutionConfig, mutation: M
     """
     config.check()
     mutation.check()
-    return Strategy(init, partial(_ask, initial, config, mutation), partial(_tell, config))
+    return Strategy(init, partial(_ask, initial, config, mutation, extended), partial(_tell, config))
 
 
-def constants_only(initial: Program, config: EvolutionConfig, mutation: MutationConfig) -> Strategy:
+def constants_only(initial: Program, config: EvolutionConfig, mutation: MutationConfig, extended: bool = False) -> Strategy:
     """The same evolution of the initial program's constants alone: what tuning its numbers would give."""
-    return regularized_evolution(initial, config, replace(mutation, only_constants=True))
+    return regularized_evolution(initial, config, replace(mutation, only_constants=True), extended)
 
 
-def _ask(initial: Program, config: EvolutionConfig, mutation: MutationConfig, state: SearchState) -> tuple[Candidate, SearchState]:
+def _ask(
+    initial: Program, config: EvolutionConfig, mutation: MutationConfig, extended: bool, state: SearchState
+) -> tuple[Candidate, SearchState]:
     if state.births == 0:
         return first(state, initial)
     random, advanced = random_of(state), state._replace(births=state.births + 1)
     if state.births <= config.random_start:
-        return random_walk(state.births, initial, mutation, random), advanced
+        return random_walk(state.births, initial, mutation, extended, random), advanced
     parent = _tournament(state, config, random) or Member(0, initial, canonical_hash(initial), 0.0)
-    child = mutate(parent.program, parent.hash, random, mutation)
+    child = mutate(parent.program, parent.hash, random, mutation, extended)
     return Candidate(state.births, child.program, child.hash, parent.birth, child.mutation, child.rejected, child.live), advanced
 
 

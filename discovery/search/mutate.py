@@ -1,4 +1,7 @@
-"""The paper's mutations (Chen et al. 2023, arXiv 2302.06675, section 2): insert, delete, alter an argument."""
+"""The paper's mutations (Chen et al. 2023, arXiv 2302.06675, section 2): insert, delete, alter an argument.
+
+In the extended language an inserted statement may be of any of its operations, and ``step`` and ``progress`` are variables.
+"""
 
 import math
 from dataclasses import asdict, dataclass
@@ -7,8 +10,8 @@ from typing import NamedTuple
 
 from ..language.canonical import canonical_hash_of_pruned, depends_on_gradient, prune
 from ..language.message import shown
-from ..language.ops import SAMPLED
-from ..language.program import MAX_STATEMENTS, MAX_STATES, Argument, Program, ProgramError, Statement
+from ..language.ops import SAMPLED, SAMPLED_EXTENDED, Op
+from ..language.program import MAX_STATEMENTS, MAX_STATES, OPTIONAL_INPUTS, Argument, Program, ProgramError, Statement
 from ..language.types import infer
 
 MAX_NEUTRAL = 16
@@ -60,7 +63,7 @@ class Child(NamedTuple):
     live: int  # statements that reach the update
 
 
-def mutate(parent: Program, parent_hash: str, random: Random, config: MutationConfig) -> Child:
+def mutate(parent: Program, parent_hash: str, random: Random, config: MutationConfig, extended: bool = False) -> Child:
     """Draws mutants of the parent until one is valid and computes something else.
 
     Valid: every variable is assigned before use, kinds fit, and the gradient reaches the update. A valid mutant that
@@ -72,11 +75,12 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
         parent_hash: its canonical hash.
         random: source of randomness, advanced.
         config: weights and probabilities.
+        extended: whether children may be of the extended language.
     """
     rejected, neutral = 0, 0
     live = prune(parent)
     while True:
-        program, mutation = mutant(parent, random, config)
+        program, mutation = mutant(parent, random, config, extended)
         try:
             infer(program)
         except ProgramError:
@@ -92,8 +96,10 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
         parent, neutral = program, neutral + 1
 
 
-def mutant(parent: Program, random: Random, config: MutationConfig) -> tuple[Program, str]:
+def mutant(parent: Program, random: Random, config: MutationConfig, extended: bool = False) -> tuple[Program, str]:
     """One mutation, whether or not the result is valid."""
+    if extended:
+        parent = Program(parent.statements, parent.states, OPTIONAL_INPUTS)  # pruning drops those that nothing reads
     size = len(parent.statements)
     if config.only_constants:
         statements, mutation = _alter_constant(parent, random, config)
@@ -102,7 +108,7 @@ def mutant(parent: Program, random: Random, config: MutationConfig) -> tuple[Pro
     delete, alter = (config.delete, config.alter) if size else (0.0, 0.0)
     draw = random.random() * (insert + delete + alter)
     if draw < insert:
-        statements, mutation = _insert(parent, random, config)
+        statements, mutation = _insert(parent, random, config, SAMPLED_EXTENDED if extended else SAMPLED)
     elif draw < insert + delete:
         statements, mutation = _delete(parent, random)
     else:
@@ -114,10 +120,10 @@ def _pick(random: Random, size: int) -> int:
     return int(random.random() * size)
 
 
-def _insert(parent: Program, random: Random, config: MutationConfig) -> tuple[tuple[Statement, ...], str]:
+def _insert(parent: Program, random: Random, config: MutationConfig, ops: tuple[Op, ...]) -> tuple[tuple[Statement, ...], str]:
     at = _pick(random, len(parent.statements) + 1)
     variables = _variables(parent, at)
-    op = SAMPLED[_pick(random, len(SAMPLED))]
+    op = ops[_pick(random, len(ops))]
     args = tuple(_argument(variables, random, config) for _ in range(op.arity))
     everything = _variables(parent, len(parent.statements))
     if random.random() < config.fresh_target:

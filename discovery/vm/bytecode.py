@@ -13,7 +13,7 @@ import numpy as np
 
 from ..language.canonical import prune
 from ..language.ops import EPS, OPS, Shape
-from ..language.program import MAX_STATES, Program, ProgramError
+from ..language.program import MAX_STATES, Program, ProgramError, extended_operations
 from .opcodes import OPCODES
 
 NUM_ROWS = 32
@@ -61,18 +61,21 @@ class _Node:
     t: Scalar = _ZERO
 
 
-def assemble(program: Program, clock: Clock, learning_rate_factor: float = 1.0) -> Bytecode:
+def assemble(program: Program, clock: Clock, learning_rate_factor: float = 1.0, extended: bool = False) -> Bytecode:
     """Bytecode of a program for a run with the given clock.
 
     Args:
         program: a program whose kinds have been checked.
         clock: the schedule, one entry a step.
         learning_rate_factor: multiplies the update as a whole, so that any rule can be run at other rates.
+        extended: whether the machine has the operations of the extended language.
 
     Raises:
-        ProgramError: if the program needs more instructions, rows or scalars than the machine has.
+        ProgramError: if the program needs more instructions, rows, scalars or operations than the machine has.
     """
     program = prune(program)
+    if not extended and (missing := extended_operations(program)):
+        raise ProgramError(f"{', '.join(missing)}: of the extended language, which this machine was built without; build it with extended")
     builder = _Builder(clock)
     values = builder.run(program)
     outputs = [builder.row(values[name]) for name in program.outputs]

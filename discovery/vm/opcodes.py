@@ -2,9 +2,11 @@
 
 An instruction computes one row of the register file from up to two rows and up to two scalars. An operation of the
 language becomes one opcode for each mix of row and scalar arguments that occurs; sums, differences and interpolations share
-`lin`. Two pairs that most update rules contain have an opcode of their own (`lin_square`, `divide_sqrt`).
+`lin`. Two pairs that most update rules contain have an opcode of their own (`lin_square`, `divide_sqrt`). The opcodes of the
+extended language come last, so that a machine built without them is the same as if they did not exist.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ..language import matrices
 from ..language.ops import EPS, OPS, Shape
 
 # row_fn(a, b, s, t) of rows a, b and scalars s, t; `a` and `b` are read only by the opcodes that use them.
@@ -51,19 +54,28 @@ _opcode("divide_sqrt", 2, lambda a, b, s, t: a / (jnp.sqrt(jnp.abs(b)) + EPS))
 
 _REDUCTIONS = {"norm": 1, "global_norm": 1, "dot": 2, "cosine_sim": 2, "clip": 1, "clip_row": 2}
 ROWS_READ |= _REDUCTIONS
+EXTENDED: tuple[str, ...] = tuple(op.name for op in OPS.values() if op.extended)
+ROWS_READ |= {name: OPS[name].arity for name in EXTENDED}
 
 OPCODES: dict[str, int] = {name: number for number, name in enumerate(ROWS_READ)}
 
 Branch = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def branches(sizes: tuple[int, ...]) -> list[Branch]:
-    """One function an opcode, ``(registers, a, b, s, t) -> row``, for parameter arrays of the given sizes.
+def branches(shapes: tuple[tuple[int, ...], ...], extended: bool = False) -> list[Branch]:
+    """One function an opcode, ``(registers, a, b, s, t) -> row``, for parameter arrays of the given shapes.
 
     Operands are sliced inside the branch, so that a branch reads only what it uses; the caller writes the row.
+
+    Args:
+        shapes: of the parameter arrays, in the order in which they lie in a row.
+        extended: with the opcodes of the extended language, after all others.
     """
-    reductions = _reductions(sizes)
-    return [reductions[name] if name in reductions else _elementwise(_ELEMENTWISE[name], ROWS_READ[name]) for name in OPCODES]
+    special = _reductions(tuple(math.prod(shape) for shape in shapes))
+    if extended:
+        special |= _of_matrices(shapes)
+    names = [name for name in OPCODES if extended or name not in EXTENDED]
+    return [special[name] if name in special else _elementwise(_ELEMENTWISE[name], ROWS_READ[name]) for name in names]
 
 
 def _row(registers: jax.Array, index: jax.Array) -> jax.Array:
@@ -108,3 +120,24 @@ def _reductions(sizes: tuple[int, ...]) -> dict[str, Branch]:
         "clip": lambda r, a, b, s, t: clipped(_row(r, a), s),
         "clip_row": lambda r, a, b, s, t: clipped(_row(r, a), _row(r, b)),
     }
+
+
+def _of_matrices(shapes: tuple[tuple[int, ...], ...]) -> dict[str, Branch]:
+    """What depends on the shapes of the parameter arrays, leaf by leaf over static slices."""
+    sizes = [math.prod(shape) for shape in shapes]
+    offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+
+    def leaves(x: jax.Array) -> list[jax.Array]:
+        return [lax.slice(x, (at,), (at + size,)).reshape(shape) for at, size, shape in zip(offsets, sizes, shapes, strict=True)]
+
+    def each(fn: Callable[[jax.Array], jax.Array]) -> Branch:
+        def branch(r: jax.Array, a: jax.Array, b: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
+            return jnp.concatenate([jnp.broadcast_to(fn(leaf), leaf.shape).reshape(-1) for leaf in leaves(_row(r, a))])
+
+        return branch
+
+    def on_matrices(r: jax.Array, a: jax.Array, b: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
+        pairs = zip(leaves(_row(r, a)), leaves(_row(r, b)), strict=True)
+        return jnp.concatenate([(x if x.ndim == 2 else y).reshape(-1) for x, y in pairs])
+
+    return {"mean": each(jnp.mean), "on_matrices": on_matrices} | {name: each(fn) for name, fn in matrices.FUNCTIONS.items()}

@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .bytecode import G_ROW, NUM_ROWS, UPDATE_ROW, W_ROW, Bytecode
-from .opcodes import branches
+from .opcodes import Branch, branches
 
 
 class RegisterMachineState(NamedTuple):
@@ -19,7 +19,7 @@ class RegisterMachineState(NamedTuple):
     count: Int[Array, ""]  # steps taken  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-def register_machine(code: Bytecode) -> optax.GradientTransformation:
+def register_machine(code: Bytecode, extended: bool = False) -> optax.GradientTransformation:
     """The transformation that executes the given bytecode, one `lax.switch` an instruction.
 
     The form is what measured best on a CPU: the file is carried across steps, each leaf is written into its row by
@@ -28,6 +28,8 @@ def register_machine(code: Bytecode) -> optax.GradientTransformation:
 
     Args:
         code: the program; its arrays may be traced, so one executable serves all programs.
+        extended: whether the machine has the operations of the extended language; without them it compiles faster. It
+            must be what the program was assembled for.
 
     Returns:
         A transformation over float32 parameters whose updates are ``-update`` of the program.
@@ -41,13 +43,14 @@ def register_machine(code: Bytecode) -> optax.GradientTransformation:
         updates: optax.Updates, state: RegisterMachineState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, RegisterMachineState]:
         gradients, treedef = jax.tree.flatten(updates)
-        sizes = tuple(leaf.size for leaf in gradients)
+        sizes = [leaf.size for leaf in gradients]
         offsets = [sum(sizes[:i]) for i in range(len(sizes))]
+        functions = branches(tuple(leaf.shape for leaf in gradients), extended)
         registers = state.registers
         for w, g, offset in zip(jax.tree.leaves(params), gradients, offsets, strict=True):
             registers = lax.dynamic_update_slice(registers, w.reshape(1, -1), (W_ROW, offset))
             registers = lax.dynamic_update_slice(registers, g.reshape(1, -1), (G_ROW, offset))
-        registers = _execute(code, state.count, registers, sizes)
+        registers = _execute(code, state.count, registers, functions)
         steps = [
             -lax.slice(registers, (UPDATE_ROW, offset), (UPDATE_ROW + 1, offset + leaf.size)).reshape(leaf.shape)
             for offset, leaf in zip(offsets, gradients, strict=True)
@@ -58,11 +61,10 @@ def register_machine(code: Bytecode) -> optax.GradientTransformation:
 
 
 def _execute(
-    code: Bytecode, count: Int[Array, ""], registers: Float[Array, "rows parameters"], sizes: tuple[int, ...]
+    code: Bytecode, count: Int[Array, ""], registers: Float[Array, "rows parameters"], functions: list[Branch]
 ) -> Float[Array, "rows parameters"]:
     scalars = lax.dynamic_index_in_dim(jnp.asarray(code.scalars), count, 0, keepdims=False)
     table = jnp.asarray(code.instructions)
-    functions = branches(sizes)
 
     def body(index: Int[Array, ""], registers: Float[Array, "rows parameters"]) -> Float[Array, "rows parameters"]:
         instruction = table[index]

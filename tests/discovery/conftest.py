@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import optax
 import pytest
 
 from stepsmith.discovery import SearchConfig, search
-from stepsmith.discovery.language import as_transformation
+from stepsmith.discovery.language import as_transformation, extended_operations
 from stepsmith.discovery.search import EvolutionConfig
 from stepsmith.discovery.vm import Clock, assemble, register_machine
 
@@ -99,12 +100,12 @@ def interpret(record):
 
 @pytest.fixture(scope="session")
 def machine(record):
-    """Bytecode -> its updates; one executable for all. # [steps, elements]"""
+    """Program -> its updates; one executable for all of a language. # [steps, elements]"""
     gradients, params = record
 
-    @jax.jit
-    def run(code):
-        transformation = register_machine(code)
+    @partial(jax.jit, static_argnums=1)
+    def run(code, extended):
+        transformation = register_machine(code, extended)
 
         def step(state, inputs):
             updates, state = transformation.update(inputs[0], state, inputs[1])
@@ -113,7 +114,8 @@ def machine(record):
         return jax.lax.scan(step, transformation.init(jax.tree.map(lambda x: x[0], params)), (gradients, params))[1]
 
     def updates(program, factor=1.0):
-        tree = run(assemble(program, Clock.create(1 - np.arange(STEPS) / STEPS), factor))
+        extended = bool(extended_operations(program))
+        tree = run(assemble(program, Clock.create(1 - np.arange(STEPS) / STEPS), factor, extended), extended)
         return np.concatenate([np.asarray(x).reshape(STEPS, -1) for x in jax.tree.leaves(tree)], 1)
 
     return updates

@@ -17,6 +17,7 @@ CHANGED = SearchConfig(
     budget="2h",
     seed=7,
     initial="lion",
+    language="extended",
     strategy="random_search",
     mode="async",
     seeds_per_task=3,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stepsmith.discovery.language import OPS, Kind, as_transformation, infer, parse
-from stepsmith.discovery.language.ops import ALIASES, INFIX, JOIN, SAMPLED, Shape
+from stepsmith.discovery.language.ops import ALIASES, INFIX, JOIN, SAMPLED, SAMPLED_EXTENDED, Shape
 
 # Chen et al. 2023, arXiv 2302.06675, appendix: 27 unary, 7 binary, 6 of linear algebra, 3 constants.
 UNARY = [
@@ -44,13 +44,18 @@ LINEAR_ALGEBRA = ["norm", "global_norm", "dot", "cosine_sim", "clip", "interp"]
 CONSTANTS = ["get_pi", "get_e", "get_eps"]
 PAPER = [*UNARY, *BINARY, *LINEAR_ALGEBRA, *CONSTANTS]
 
+EXTENDED = {"mean", "row_mean", "column_mean", "orthogonalize", "on_matrices", "num_rows", "num_columns"}
+
 SPECIAL = [(op.name, args, value) for op in OPS.values() for args, value in op.special.items()]
 
 
 def test_names():
     assert len(PAPER) == 43
-    assert set(OPS) == {*PAPER, "negative", "copy"}
+    assert set(OPS) == {*PAPER, "negative", "copy", *EXTENDED}
+    assert {op.name for op in OPS.values() if op.extended} == EXTENDED
     assert {op.name for op in SAMPLED} == {*PAPER, "negative"}
+    assert SAMPLED_EXTENDED[: len(SAMPLED)] == SAMPLED
+    assert {op.name for op in SAMPLED_EXTENDED[len(SAMPLED) :]} == EXTENDED
     assert set(INFIX) == {"+", "-", "*", "/"}
     assert {ALIASES["interpolate"], ALIASES["clip_by_global_norm"]} == {"interp", "clip"}
 
@@ -141,6 +146,17 @@ def test_join_is_the_wider_kind():
         ("interp(lr, 1.0, dot(g, g))", "SCALAR"),
         ("get_pi()", "SCALAR"),
         ("step * progress", "SCALAR"),
+        ("mean(g)", "LEAF"),
+        ("mean(lr)", "LEAF"),
+        ("num_rows()", "LEAF"),
+        ("num_columns() * lr", "LEAF"),
+        ("row_mean(lr)", "ARRAY"),
+        ("column_mean(norm(g))", "ARRAY"),
+        ("orthogonalize(g)", "ARRAY"),
+        ("on_matrices(lr, 1.0)", "LEAF"),
+        ("on_matrices(norm(g), lr)", "LEAF"),
+        ("on_matrices(lr, g)", "ARRAY"),
+        ("on_matrices(g, norm(g))", "ARRAY"),
     ],
 )
 def test_kinds(expression, kind):

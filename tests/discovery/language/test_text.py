@@ -6,18 +6,33 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stepsmith.discovery.language import Program, ProgramError, Statement, canonical_hash, infer, load, names, parse, to_text
+from stepsmith.discovery.language import (
+    OPS,
+    Program,
+    ProgramError,
+    Statement,
+    canonical_hash,
+    extended_operations,
+    infer,
+    load,
+    names,
+    parse,
+    to_text,
+)
 from stepsmith.discovery.search import MutationConfig, mutate
 
-SHIPPED = ["adagrad", "adamw", "adamw_corrected", "addsign", "lion", "lion_raw", "momentum", "powersign", "rmsprop", "sgd"]
+PAPER = ["adagrad", "adamw", "adamw_corrected", "addsign", "lion", "lion_raw", "momentum", "powersign", "rmsprop", "sgd"]
+PAPER += ["demon", "lamb", "signum"]
+EXTENDED = ["adafactor", "muon"]
+SHIPPED = sorted(PAPER + EXTENDED)
 RELAXED = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def _program(name, seed, count):
-    """A well-typed program: a shipped one after some mutations."""
+    """A well-typed program of either language: a shipped one after some mutations."""
     program, random = load(name), Random(seed)
     for _ in range(count):
-        program = mutate(program, canonical_hash(program), random, MutationConfig(max_statements=48)).program
+        program = mutate(program, canonical_hash(program), random, MutationConfig(max_statements=48), seed % 2 == 1).program
     return program
 
 
@@ -41,12 +56,18 @@ def test_random_round_trip(name, seed, count):
     assert Program.from_json(program.to_json()) == program
 
 
+def test_language_of_shipped():
+    assert [name for name in names() if extended_operations(load(name))] == EXTENDED
+    everything = {op for name in EXTENDED for op in extended_operations(load(name))}
+    assert everything == {op.name for op in OPS.values() if op.extended}  # none is in the language without need
+
+
 def test_load_from_files(tmp_path):
     lion = load("lion")
     (tmp_path / "a.txt").write_text(to_text(lion))
     (tmp_path / "a.json").write_text(lion.to_json())
     assert load(tmp_path / "a.txt") == load(str(tmp_path / "a.json")) == lion
-    with pytest.raises(ProgramError, match=r"no such program or file; shipped programs: adagrad, .*sgd"):
+    with pytest.raises(ProgramError, match=r"no such program or file; shipped programs: adafactor, .*sgd"):
         load(tmp_path / "absent.txt")
     (tmp_path / "bad.txt").write_text("def train(w, g, lr):\n    update = foo(g)\n    return update")
     with pytest.raises(ProgramError, match=r"bad\.txt: line 2: unknown function 'foo'"):
@@ -116,6 +137,9 @@ MALFORMED = {
     "return too few": (_body(OK, end="return update"), 3, "must be `return update, m`"),
     "return expression": (_body(OK, end="return g * lr, m"), 3, "must be `return update, m`"),
     "empty return": (_body(OK, end="return"), 3, "must be `return update, m`"),
+    "selection as interp weight": (_body("x = interp(g, m, on_matrices(0.9, 0.99))", OK), 2, "must be a scalar, t1 is one of kind leaf"),
+    "arguments of a constant": (_body("x = num_rows(g)", OK), 2, "num_rows takes 0 argument(s), got 1"),
+    "matrix product": (_body("x = g @ g", OK), 2, "no expression of the language"),
     "no update": (_body("x = g"), 3, "`update` is never assigned"),
     "decorator": ("@jit\n" + _body(OK), 2, "without defaults, `*` or decorators"),
     "default": (_body(OK, signature="w, g, m, lr=1"), 1, "without defaults"),
