@@ -1,6 +1,6 @@
 """The `stepsmith` command: one frozen dataclass a subcommand, its fields are the options, its docstring the help.
 
-The subcommands `score` and `evaluate` are in benchmark/commands.py.
+The subcommands `score` and `evaluate` are in benchmark/commands.py, `select` is in select_command.py.
 """
 
 import argparse
@@ -35,6 +35,8 @@ from .language.message import one_line
 from .options import FAILED, INTERRUPTED, USAGE_ERROR, RunFolder, Workers, WorkersOn, check_workers, option
 from .output import out, print_finalists, print_hall_of_fame, print_json, print_table
 from .run import BEST, LEDGER, Run, resume, runs, search
+from .select_command import Select, print_selection, show
+from .selection import Selection, is_selection
 from .view import savings_text, seconds_text, view
 
 
@@ -88,6 +90,8 @@ class Status:
     """as JSON"""
 
     def __call__(self) -> int:
+        if is_selection(self.run):
+            return show(Selection(self.run), self.json)
         run = Run(self.run)
         status, finalists, front = run.status(), run.hall_of_fame(), run.front() if self.front else []
         if self.json:
@@ -99,6 +103,9 @@ class Status:
         out.print(f"known programs evaluated again on new seeds {status['repeated']} times, {status['restarts']} restarts")
         if status["winners_curse"] is not None:
             out.print(f"winner's curse: finalists are worse on new seeds by {status['winners_curse']:+.3f} (median)")
+        if status["selection"] is not None:
+            out.print(f"selection: {status['selection']['status']}, {seconds_text(status['selection']['elapsed'])}")
+            print_selection(status["selection"])
         print_hall_of_fame(finalists)
         if self.front:
             out.print("Pareto front of fitness, statements, states and operations, best fitness first:")
@@ -165,7 +172,7 @@ class Export:
     def _text(self) -> str:
         folder = Path(self.source)
         if (folder / LEDGER).exists() or folder.is_dir():
-            run = Run(folder)
+            run = Selection(folder) if is_selection(folder) else Run(folder)
             if self.as_ == "optax":
                 return run.export(self.rank, self.name or "discovered")
             program: Program = run.best(self.rank).program
@@ -295,6 +302,7 @@ COMMANDS: dict[str, Any] = {
     "resume": Resume,
     "status": Status,
     "runs": Runs,
+    "select": Select,
     "verify": Verify,
     "export": Export,
     "tasks": Tasks,
@@ -357,7 +365,10 @@ def _report(run: Run) -> int:
     hits = status["cached"] / max(status["told"], 1)
     elapsed, digest = seconds_text(status["elapsed"]), run.digest()[:16]
     out.print(f"{status['evaluated']} programs evaluated in {elapsed}, {status['births']} born, cache hits {hits:.0%}; digest {digest}")
-    if status["status"] == "interrupted":
+    selection = status["selection"]
+    if selection is not None:
+        print_selection(selection)
+    if "interrupted" in (status["status"], selection and selection["status"]):
         out.print(f"interrupted; continue with: stepsmith resume {run.path}")
         return INTERRUPTED
     if (run.folder / BEST).exists():
