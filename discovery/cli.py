@@ -1,6 +1,6 @@
 """The `stepsmith` command: one frozen dataclass a subcommand, its fields are the options, its docstring the help.
 
-The subcommands `score` and `evaluate` are in benchmark/commands.py, `select` is in select_command.py.
+The subcommands `score` and `evaluate` are in benchmark/commands.py, `select` and `tune` in files of their own.
 """
 
 import argparse
@@ -29,14 +29,16 @@ from .benchmark.commands import Evaluate, Score
 from .config import SearchConfig
 from .evaluate import Devices, WorkerError
 from .export import to_optax
-from .language import Program, load, to_text
+from .language import load, to_text
 from .language import names as program_names
 from .language.message import one_line
 from .options import FAILED, INTERRUPTED, USAGE_ERROR, RunFolder, Workers, WorkersOn, check_workers, option
 from .output import out, print_finalists, print_hall_of_fame, print_json, print_table
-from .run import BEST, LEDGER, Run, resume, runs, search
+from .run import BEST, Run, resume, runs, search
 from .select_command import Select, print_selection, show
-from .selection import Selection, is_selection
+from .selection import Selection
+from .sources import found, program_of
+from .tune_command import Tune
 from .view import savings_text, seconds_text, view
 
 
@@ -90,8 +92,9 @@ class Status:
     """as JSON"""
 
     def __call__(self) -> int:
-        if is_selection(self.run):
-            return show(Selection(self.run), self.json)
+        folder = found(self.run)
+        if isinstance(folder, Selection):
+            return show(folder, self.json)
         run = Run(self.run)
         status, finalists, front = run.status(), run.hall_of_fame(), run.front() if self.front else []
         if self.json:
@@ -150,7 +153,7 @@ class Export:
     """Write a run's rule, or any program, as an optax file, as text or as JSON."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """a run's folder, a program file or a shipped program's name"""
+    """a run's folder, a selection's, a program file or a shipped program's name"""
     as_: Annotated[Literal["optax", "text", "json"], tyro.conf.arg(name="as")] = "optax"
     """what to write"""
     rank: int = 1
@@ -170,16 +173,12 @@ class Export:
         return 0
 
     def _text(self) -> str:
-        folder = Path(self.source)
-        if (folder / LEDGER).exists() or folder.is_dir():
-            run = Selection(folder) if is_selection(folder) else Run(folder)
-            if self.as_ == "optax":
-                return run.export(self.rank, self.name or "discovered")
-            program: Program = run.best(self.rank).program
-        else:
-            program = load(self.source)
-            if self.as_ == "optax":
-                return to_optax(program, self.name or folder.stem)
+        folder = found(self.source)
+        if self.as_ == "optax":
+            if folder is not None:
+                return folder.export(self.rank, self.name or "discovered")
+            return to_optax(load(self.source), self.name or Path(self.source).stem)
+        program = program_of(self.source, self.rank)
         return (to_text(program) if self.as_ == "text" else program.to_json()) + "\n"
 
 
@@ -303,6 +302,7 @@ COMMANDS: dict[str, Any] = {
     "status": Status,
     "runs": Runs,
     "select": Select,
+    "tune": Tune,
     "verify": Verify,
     "export": Export,
     "tasks": Tasks,

@@ -148,7 +148,7 @@ def _check_same(path: Path, ledger: Ledger, config: dict[str, Any], versions: di
     for there, here in ((run.config, config), (run.versions, versions)):
         changed = next((key for key in here if there.get(key) != json.loads(json.dumps(here[key]))), None)
         if changed is not None:
-            raise ConfigError(f"{path} holds another selection, whose {changed} differs from what is asked for here; give another folder")
+            raise ConfigError(f"{path} holds another selection: what is asked for here differs in {changed}; give another folder")
 
 
 def _entry(sources: Sequence[Source], versions: dict[str, Any]) -> Step:
