@@ -1,6 +1,6 @@
 """The `stepsmith` command: one frozen dataclass a subcommand, its fields are the options, its docstring the help.
 
-The subcommands `score` and `evaluate` are in benchmark/commands.py.
+The subcommands `score` and `evaluate` are in benchmark/commands.py, `select` and `tune` in files of their own.
 """
 
 import argparse
@@ -29,12 +29,16 @@ from .benchmark.commands import Evaluate, Score
 from .config import SearchConfig
 from .evaluate import Devices, WorkerError
 from .export import to_optax
-from .language import Program, load, to_text
+from .language import load, to_text
 from .language import names as program_names
 from .language.message import one_line
 from .options import FAILED, INTERRUPTED, USAGE_ERROR, RunFolder, Workers, WorkersOn, check_workers, option
 from .output import out, print_finalists, print_hall_of_fame, print_json, print_table
-from .run import BEST, LEDGER, Run, resume, runs, search
+from .run import BEST, Run, resume, runs, search
+from .select_command import Select, print_selection, show
+from .selection import Selection
+from .sources import found, program_of
+from .tune_command import Tune
 from .view import savings_text, seconds_text, view
 
 
@@ -88,6 +92,9 @@ class Status:
     """as JSON"""
 
     def __call__(self) -> int:
+        folder = found(self.run)
+        if isinstance(folder, Selection):
+            return show(folder, self.json)
         run = Run(self.run)
         status, finalists, front = run.status(), run.hall_of_fame(), run.front() if self.front else []
         if self.json:
@@ -99,6 +106,9 @@ class Status:
         out.print(f"known programs evaluated again on new seeds {status['repeated']} times, {status['restarts']} restarts")
         if status["winners_curse"] is not None:
             out.print(f"winner's curse: finalists are worse on new seeds by {status['winners_curse']:+.3f} (median)")
+        if status["selection"] is not None:
+            out.print(f"selection: {status['selection']['status']}, {seconds_text(status['selection']['elapsed'])}")
+            print_selection(status["selection"])
         print_hall_of_fame(finalists)
         if self.front:
             out.print("Pareto front of fitness, statements, states and operations, best fitness first:")
@@ -143,7 +153,7 @@ class Export:
     """Write a run's rule, or any program, as an optax file, as text or as JSON."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """a run's folder, a program file or a shipped program's name"""
+    """a run's folder, a selection's, a program file or a shipped program's name"""
     as_: Annotated[Literal["optax", "text", "json"], tyro.conf.arg(name="as")] = "optax"
     """what to write"""
     rank: int = 1
@@ -163,16 +173,12 @@ class Export:
         return 0
 
     def _text(self) -> str:
-        folder = Path(self.source)
-        if (folder / LEDGER).exists() or folder.is_dir():
-            run = Run(folder)
-            if self.as_ == "optax":
-                return run.export(self.rank, self.name or "discovered")
-            program: Program = run.best(self.rank).program
-        else:
-            program = load(self.source)
-            if self.as_ == "optax":
-                return to_optax(program, self.name or folder.stem)
+        folder = found(self.source)
+        if self.as_ == "optax":
+            if folder is not None:
+                return folder.export(self.rank, self.name or "discovered")
+            return to_optax(load(self.source), self.name or Path(self.source).stem)
+        program = program_of(self.source, self.rank)
         return (to_text(program) if self.as_ == "text" else program.to_json()) + "\n"
 
 
@@ -295,6 +301,8 @@ COMMANDS: dict[str, Any] = {
     "resume": Resume,
     "status": Status,
     "runs": Runs,
+    "select": Select,
+    "tune": Tune,
     "verify": Verify,
     "export": Export,
     "tasks": Tasks,
@@ -357,7 +365,10 @@ def _report(run: Run) -> int:
     hits = status["cached"] / max(status["told"], 1)
     elapsed, digest = seconds_text(status["elapsed"]), run.digest()[:16]
     out.print(f"{status['evaluated']} programs evaluated in {elapsed}, {status['births']} born, cache hits {hits:.0%}; digest {digest}")
-    if status["status"] == "interrupted":
+    selection = status["selection"]
+    if selection is not None:
+        print_selection(selection)
+    if "interrupted" in (status["status"], selection and selection["status"]):
         out.print(f"interrupted; continue with: stepsmith resume {run.path}")
         return INTERRUPTED
     if (run.folder / BEST).exists():

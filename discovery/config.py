@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from .language.message import one_line, shown
-from .search import EvolutionConfig, MutationConfig
+from tyro.conf import Suppress
 
+from .language.message import one_line, shown
+from .search import EvolutionConfig, MutationConfig, SelectionConfig
+
+FORMAT = "1"  # of the language, the canonical form and the seeds; part of what makes runs comparable
 MAX_CHARACTERS = 100_000  # of a config file
 MAX_SECONDS = 1e9  # 30 years
 MAX_EVALUATIONS = 10**12
@@ -104,6 +107,8 @@ class SearchConfig:
     """that one evaluation may allocate beyond its worker's own; 0: no limit"""
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     mutation: MutationConfig = field(default_factory=MutationConfig)
+    selection: Suppress[SelectionConfig] = field(default_factory=SelectionConfig)
+    """what happens to the finalists afterwards; lists of tables are no options, so it stands in a file only"""
 
     def check(self) -> "SearchConfig":
         """The config itself, if a search can be run with it.
@@ -138,6 +143,7 @@ class SearchConfig:
         try:
             self.evolution.check()
             self.mutation.check()
+            self.selection.check()
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return self

@@ -19,7 +19,7 @@ from .config import Budget, SearchConfig
 from .evaluate import Evaluation, Job, Outcome, Result, Status, WorkerPool, Yardstick, outcome
 from .evaluate.identity import digest_of
 from .language import Program, operations, prune, to_text
-from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LedgerError, OutcomeRow, ProgramRow, Step, ToldRow
+from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, ToldRow
 from .search import Candidate, SearchState, Strategy
 from .search.hall_of_fame import Entry, HallOfFame
 
@@ -60,7 +60,7 @@ class Counters(NamedTuple):
 class Snapshot(NamedTuple):
     """What a view shows."""
 
-    phase: str  # searching, finalists, done
+    phase: str  # searching, finalists, selecting, done
     elapsed: float  # seconds, all sessions together
     share: float  # of the budget, 0 to 1
     counters: Counters
@@ -68,6 +68,7 @@ class Snapshot(NamedTuple):
     failures: Mapping[str, int]  # status -> programs
     hall_of_fame: tuple[Entry, ...]
     restarts: int
+    note: str = ""  # while selecting: what there is to say instead
 
 
 class Recorder:
@@ -85,7 +86,7 @@ class Recorder:
         self._steps = {name: tasks.get(name).steps for name in versions}
         self._deterministic = deterministic
         self._identities: dict[str, Mapping[str, str]] = ledger.state().get("identities", {})  # digest -> what it stands for
-        self._step = Step([], [], [], [], [], [])
+        self._step = Step([], [], [], [], [], [], levels=[])
         self._last = time.monotonic()
 
     @property
@@ -114,6 +115,9 @@ class Recorder:
     def told(self, birth: int, order: int, result: Outcome, cached: bool) -> None:
         self._append("told", ToldRow(birth, order, result.fitness, str(result.status), cached))
 
+    def placed(self, row: LevelRow) -> None:
+        self._append("levels", row)
+
     def event(self, kind: str, message: str) -> None:
         self._append("events", EventRow(time.time(), kind, message))
 
@@ -122,7 +126,7 @@ class Recorder:
         failpoints.reached("commit.before")
         self._ledger.commit(self._step)
         failpoints.reached("commit.after")
-        self._step = Step([], [], [], [], [], [])
+        self._step = Step([], [], [], [], [], [], levels=[])
         self._last = time.monotonic()
 
     def _append(self, name: str, row: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from .benchmark.algoperf import Standing
-from .run import Finalist
+from .finalists import Finalist
 from .table import table_lines
 
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # a folder may be called [/b]
@@ -53,12 +53,14 @@ def print_hall_of_fame(finalists: list[Finalist]) -> None:
 
 def print_finalists(finalists: list[Finalist]) -> None:
     """A row for each program: what it is worth and what it costs."""
+    levels = any(f.level for f in finalists)
     rows = [
         {
             "rank": f.rank,
             "fitness": f"{f.fitness:+.4f}",
             "error": "" if f.error is None else f"{f.error:.4f}",
             "on new seeds": "" if f.confirmed is None else f"{f.confirmed:+.4f}",
+            **({"level": f.level or "", "there": _level_text(f)} if levels else {}),
             "statements": f.statements,
             "states": f.states,
             "operations": f.operations,
@@ -67,6 +69,12 @@ def print_finalists(finalists: list[Finalist]) -> None:
         for f in finalists
     ]
     print_table(rows, False)
+
+
+def _level_text(finalist: Finalist) -> str:
+    if finalist.level_fitness is None:
+        return ""
+    return f"{finalist.level_fitness:+.4f}" + ("" if finalist.level_error is None else f" +- {finalist.level_error:.4f}")
 
 
 def print_standing(standing: Standing) -> None:

@@ -18,55 +18,27 @@ from ..tasks import reference
 from ..tasks import registry as tasks
 from . import config as configs
 from . import failpoints
-from .benchmark.workloads import is_final
-from .config import ConfigError, SearchConfig
+from .config import FORMAT, ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
-from .evaluate import Devices, Outcome, Place, Status, WorkerPool, WorkerSpec, Yardstick, plan
+from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan
 from .export import Provenance, to_optax
+from .finalists import Finalist, best_confirmed, make_finalist
+from .funnel import Progress, Source, refuse_final, select
 from .interrupt import interruptible
-from .language import Program, depends_on_gradient, extended_operations, infer, load, parse, prune
-from .ledger import Best, Ledger, LedgerError, RunRow, is_locked, locked
-from .search import Strategy, constants_only, random_search, regularized_evolution
+from .language import Program, depends_on_gradient, extended_operations, infer, load, prune
+from .ledger import Ledger, LedgerError, RunRow, is_locked, locked
+from .search import SelectionConfig, Strategy, constants_only, random_search, regularized_evolution
+from .search.validation import improvements, thinned
+from .selection import FOLDER as SELECTION
+from .selection import Selection, is_selection
 
 LEDGER = "ledger.sqlite"
 CONFIG = "config.toml"
 BEST = "best.py"
 LOCK = "ledger.lock"  # held by the session that writes the run
-FORMAT = "1"  # of the language, the canonical form and the seeds; part of what makes runs comparable
 
 OnProgress = Callable[[Snapshot], None]
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Finalist:
-    """A program of the hall of fame.
-
-    Attributes:
-        rank: from 1.
-        hash: of its canonical form.
-        fitness: mean over the blocks of seeds that the search evaluated it on; 0 is tuned AdamW, lower is better.
-        error: standard error of that mean; None with one block.
-        confirmed: fitness on the finalists' seeds, once the run has finished.
-        statements: its length.
-        states: arrays that it carries from step to step.
-        operations: statements on whole arrays, its cost per parameter.
-        text: its source.
-    """
-
-    rank: int
-    hash: str
-    fitness: float
-    error: float | None
-    confirmed: float | None
-    statements: int
-    states: int
-    operations: int
-    text: str
-
-    @property
-    def program(self) -> Program:
-        return parse(self.text)
 
 
 @dataclass(frozen=True)
@@ -91,6 +63,8 @@ class Run:
         """
         running = is_locked(self.folder / LOCK)  # asked first: a session that ends meanwhile has written its status
 
+        selection = self.selection()
+
         def read(ledger: Ledger) -> dict[str, Any]:
             run, counts, state = ledger.run(), ledger.counts(), ledger.state()
             counters = Counters(**state.get("counters", {}))
@@ -104,6 +78,7 @@ class Run:
                 "speedups": counters.speedups,
                 "restarts": state.get("search", {}).get("restarts", 0),
                 "winners_curse": _winners_curse(ledger, state),
+                "selection": selection and selection.status(),
                 "versions": run.versions,
             }
 
@@ -113,17 +88,44 @@ class Run:
         """The best programs: by confirmed fitness where the run has finished, else by that of the search."""
 
         def read(ledger: Ledger) -> list[Finalist]:
-            confirmed = dict(ledger.state().get("finalists", []))
             size = configs.from_dict(SearchConfig, ledger.run().config).finalists
-            best = ledger.best(size)
-            best.sort(key=lambda b: (confirmed.get(b.hash, float("inf")), b.fitness, b.hash))
-            return [_finalist(i + 1, b, confirmed.get(b.hash)) for i, b in enumerate(best)]
+            return [make_finalist(i, b, confirmed) for i, (b, confirmed) in enumerate(best_confirmed(ledger, size), 1)]
+
+        found, selection = self._read(read), self.selection()
+        return found if selection is None else selection.ranked(found)
+
+    def selection(self) -> Selection | None:
+        """What became of the finalists afterwards, if they were selected from in the run's own folder."""
+        selection = Selection(self.folder / SELECTION)
+        return selection if is_selection(selection.folder) else None
+
+    def source(self, selected: SelectionConfig, name: str | None = None) -> Source:
+        """What a selection takes from the run, which must have finished.
+
+        Raises:
+            ConfigError: it has not, or another version of stepsmith made it.
+        """
+
+        def read(ledger: Ledger) -> Source:
+            run = ledger.run()
+            _check_search(self.folder, run)
+            if run.status != "finished":
+                raise ConfigError(f"{self.path} has not finished, its finalists are not known; run: stepsmith resume {self.path}")
+            if run.versions["format"] != FORMAT:
+                raise ConfigError(f"{self.path} has format {run.versions['format']}, this stepsmith {FORMAT}: its programs may differ here")
+            config = configs.from_dict(SearchConfig, run.config)
+            pairs = best_confirmed(ledger, config.finalists)
+            births = ledger.births()
+            programs = {birth.index: birth.program for birth in births}
+            led = thinned(improvements(births), selected.points)
+            course = [(one, prune(Program.from_json(programs[one.birth]))) for one in led]
+            return Source(name or self.folder.name, config.schedule, [(b, c) for b, c in pairs if c is not None], course)
 
         return self._read(read)
 
     def front(self) -> list[Finalist]:
         """The Pareto front: programs that no other one beats in fitness, statements, states and operations alike."""
-        return self._read(lambda ledger: [_finalist(i + 1, b, None) for i, b in enumerate(ledger.front())])
+        return self._read(lambda ledger: [make_finalist(i, b, None) for i, b in enumerate(ledger.front(), 1)])
 
     def summary(self) -> dict[str, Any]:
         """One row of a list of runs; a ledger that cannot be read has the status damaged, and the reason is logged."""
@@ -132,7 +134,7 @@ class Run:
         except ValueError as error:  # of the ledger, or of a config that this stepsmith does not know
             _log.warning("%s", error)
             return {"run": str(self.path), "status": "damaged", "seconds": None, "programs": None, "best": None}
-        score = (best[0].fitness if best[0].confirmed is None else best[0].confirmed) if best else None
+        score = best[0].score if best else None
         seconds, programs = round(status["elapsed"], 1), status["programs"]
         return {"run": str(self.path), "status": status["status"], "seconds": seconds, "programs": programs, "best": score}
 
@@ -165,13 +167,15 @@ class Run:
         return all(note in text for note in self._notes(self.best())[1:])
 
     def _notes(self, best: Finalist) -> tuple[str, ...]:
-        config = self.config()
+        config, selection = self.config(), self.selection()
         score = best.fitness if best.confirmed is None else best.confirmed
         seeds = "new seeds" if best.confirmed is not None else "the search's seeds"
+        levels = () if selection is None or best.level is None else selection.notes(best)
         return (
             f"run {self.folder.name}, rank {best.rank}: {config.strategy} from {config.initial}, seed {config.seed}",
             f"searched on {', '.join(config.tasks)}",
             f"fitness {score:.4f} on {seeds} (0 is tuned AdamW, lower is better)",
+            *levels,
             f"program {best.hash}, {best.statements} statements",
         )
 
@@ -185,11 +189,6 @@ def _winners_curse(ledger: Ledger, state: dict[str, Any]) -> float | None:
     first = {h: scores[0] for h, (_, scores) in ledger.outcomes().items() if scores}
     rises = [confirmed - first[h] for h, confirmed in state.get("finalists", []) if h in first]
     return statistics.median(rises) if rises else None
-
-
-def _finalist(rank: int, best: Best, confirmed: float | None) -> Finalist:
-    error = Outcome(Status.OK, best.scores).error
-    return Finalist(rank, best.hash, best.fitness, error, confirmed, best.statements, best.states, best.operations, best.text)
 
 
 def search(
@@ -230,9 +229,7 @@ def search(
     if config.language == "paper" and (used := extended_operations(initial)):
         raise ConfigError(f"initial {config.initial!r} uses {', '.join(used)}, which the language paper has not; set language to extended")
     schedules.get(config.schedule)
-    for name in config.tasks:
-        if is_final(tasks.get(name)):
-            raise ConfigError(f"task {name!r} is a final variant, which no search may train on; its NAME_meta is for selection")
+    refuse_final([*config.tasks, *(name for level in (*config.selection.levels, config.selection.validation) for name in level.tasks)])
     places = _places(config, devices, workers, "cpu")
     references = {name: _reference(name) for name in config.tasks}
     versions = {name: found.version for name, found in references.items()}
@@ -240,7 +237,8 @@ def search(
     platform = places[0].platform
     known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json(), "platform": platform}
     with locked(path / LOCK), Ledger.create(path / LEDGER, path.name, configs.to_dict(config), known) as ledger:
-        return _session(path, config, ledger, places, on_progress)
+        _session(path, config, ledger, places, on_progress)
+    return _selected(path, config, places, on_progress)
 
 
 def resume(
@@ -265,9 +263,10 @@ def resume(
         run = ledger.run()
         _check_search(path, run)
         config = configs.from_dict(SearchConfig, run.config)
+        places = _places(config, devices, workers, run.versions.get("platform", "cpu"))
         if run.status == "finished":
             _write_files(path, config)  # it may have been killed between its last commit and these
-            return Run(path)
+            return _selected(path, config, places, on_progress)
         for name, version in run.versions["tasks"].items():
             if (now := tasks.get(name).version) != version:
                 raise ConfigError(
@@ -276,8 +275,14 @@ def resume(
         if run.versions["format"] != FORMAT:
             raise ConfigError(f"the run has format {run.versions['format']}, this stepsmith {FORMAT}; start a new run")
         check_one_moment(ledger)
-        places = _places(config, devices, workers, run.versions.get("platform", "cpu"))
-        return _session(path, config, ledger, places, on_progress)
+        _session(path, config, ledger, places, on_progress)
+    return _selected(path, config, places, on_progress)
+
+
+def refresh(path: Path | str) -> None:
+    """Writes the files beside a run's ledger anew, after a selection in its folder."""
+    with locked(Path(path) / LOCK):
+        _write_files(Path(path), Run(path).config())
 
 
 def runs(folder: Path | str = "runs") -> list[Run]:
@@ -299,7 +304,7 @@ def _places(config: SearchConfig, devices: Devices, workers: int, usual: str) ->
     return plan(device, workers, devices.cpu_workers, devices.memory_fraction)
 
 
-def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Place, ...], on_progress: OnProgress) -> Run:
+def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Place, ...], on_progress: OnProgress) -> None:
     known = ledger.run().versions
     yardsticks = {name: Yardstick(*values) for name, values in known["yardsticks"].items()}
     initial = Program.from_json(known["initial"])
@@ -315,7 +320,23 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
         _write_files(path, config)
     except LedgerError as error:
         raise LedgerError(f"{error}; what was committed is kept, continue with: stepsmith resume {path}") from error
-    return Run(path)
+
+
+def _selected(path: Path, config: SearchConfig, places: tuple[Place, ...], on_progress: OnProgress) -> Run:
+    """The run, with its finalists selected from where it has finished and its config asks for that."""
+    run = Run(path)
+    if not config.selection.asked or (status := run.status())["status"] != "finished":
+        return run
+    counters = Counters(**{name: status[name] for name in Counters._fields})
+
+    def show(progress: Progress) -> None:
+        note = f"{progress.level}: {progress.done} of {progress.total} programs"
+        share = progress.done / max(progress.total, 1)
+        on_progress(Snapshot("selecting", progress.seconds, share, counters, 0.0, {}, (), status["restarts"], note))
+
+    select([run.source(config.selection)], config.selection, path / SELECTION, places, show)
+    _write_files(path, config)
+    return run
 
 
 def _write_files(path: Path, config: SearchConfig) -> None:

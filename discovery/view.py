@@ -79,6 +79,8 @@ def seconds_text(seconds: float) -> str:
 
 def summary(snapshot: Snapshot) -> str:
     """One line."""
+    if snapshot.note:
+        return f"{seconds_text(snapshot.elapsed)} {snapshot.share:4.0%}  {snapshot.note}"
     counters = snapshot.counters
     best = f"best {fitness_text(snapshot.hall_of_fame[0])}" if snapshot.hall_of_fame else "no result yet"
     failed = sum(snapshot.failures.values())
@@ -109,6 +111,9 @@ def fitness_text(entry: Entry) -> str:
 
 def render(snapshot: Snapshot, budget: str) -> Group:
     """The live table."""
+    bar = Padding(ProgressBar(total=1.0, completed=snapshot.share, width=60), (0, 0))
+    if snapshot.note:
+        return Group(Text(snapshot.phase, style="bold"), bar, Text(summary(snapshot)))
     table = Table(title="hall of fame (fitness: tuned AdamW is 0, lower is better)", title_justify="left", expand=False)
     tasks = list(snapshot.hall_of_fame[0].losses) if snapshot.hall_of_fame else []
     for column in ("rank", "fitness", *(f"{task} loss" for task in tasks), "statements", "states", "operations", "program"):
@@ -119,7 +124,6 @@ def render(snapshot: Snapshot, budget: str) -> Group:
         sizes = (len(program.statements), len(program.states), operations(program))
         table.add_row(str(rank), fitness_text(entry), *losses, *map(str, sizes), entry.hash[:8])
     title = {"searching": f"searching, budget {budget}", "finalists": "scoring the finalists on new seeds", "done": "done"}[snapshot.phase]
-    bar = Padding(ProgressBar(total=1.0, completed=snapshot.share, width=60), (0, 0))
     return Group(Text(title, style="bold"), bar, Text(summary(snapshot)), table)
 
 
@@ -132,7 +136,8 @@ class _Plain:
 
     def __call__(self, snapshot: Snapshot) -> None:
         now = time.monotonic()
-        if now - self._last < PLAIN_SECONDS and snapshot.phase == self._phase:
+        placed = snapshot.note and snapshot.share == 1  # a level's last program
+        if now - self._last < PLAIN_SECONDS and snapshot.phase == self._phase and not placed:
             return
         self._last, self._phase = now, snapshot.phase
         sys.stdout.write(f"{snapshot.phase}: {summary(snapshot)}\n")

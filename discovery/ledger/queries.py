@@ -11,6 +11,7 @@ from .models import (
     EvaluationRow,
     EventRow,
     LevelRow,
+    ProgramRow,
     RunRow,
     TrialRow,
     birth,
@@ -83,6 +84,11 @@ def outcomes(connection: Connection) -> dict[str, tuple[str, tuple[float, ...]]]
 def births(connection: Connection) -> list[BirthRow]:
     """All births, by index."""
     return [BirthRow(*row) for row in connection.execute(select(birth).order_by(birth.c.index))]
+
+
+def programs(connection: Connection) -> list[ProgramRow]:
+    """All distinct programs, by hash."""
+    return [ProgramRow(*row) for row in connection.execute(select(program).order_by(program.c.hash))]
 
 
 def best(connection: Connection, num: int) -> list[Best]:

@@ -135,6 +135,10 @@ class Ledger:
         """All births, by index."""
         return self._read(queries.births)
 
+    def programs(self) -> list[models.ProgramRow]:
+        """All distinct programs, by hash."""
+        return self._read(queries.programs)
+
     def best(self, num: int = 1) -> list[queries.Best]:
         """The `num` fittest programs, lowest fitness first, ties by hash; only those with status ok."""
         return self._read(queries.best, num)

@@ -1,11 +1,13 @@
 """Search strategies: what to try next.
 
 Start with `strategy.py`, the interface; `evolve.py` is regularized evolution, `baselines.py` random search, `mutate.py` how a
-child differs from its parent.
+child differs from its parent. `levels.py` and `funnel.py` select among what searches found, `validation.py` tells when a search
+began to overfit its tasks.
 """
 
 from .baselines import random_search
 from .evolve import EvolutionConfig, constants_only, regularized_evolution
+from .levels import LevelConfig, SelectionConfig
 from .mutate import Child, MutationConfig, mutant, mutate
 from .strategy import Candidate, Member, SearchState, Strategy
 
@@ -13,9 +15,11 @@ __all__ = [
     "Candidate",
     "Child",
     "EvolutionConfig",
+    "LevelConfig",
     "Member",
     "MutationConfig",
     "SearchState",
+    "SelectionConfig",
     "Strategy",
     "constants_only",
     "mutant",
