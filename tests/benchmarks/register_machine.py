@@ -40,6 +40,8 @@ def optax_rule(name, learning_rate):
 
     if name == "lion":
         return optax.lion(learning_rate, b1=0.9, b2=0.99, weight_decay=0.1)
+    if name == "muon":
+        return optax.contrib.muon(learning_rate)
     return optax.adamw(learning_rate, weight_decay=0.01)
 
 

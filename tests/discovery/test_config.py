@@ -124,6 +124,12 @@ def test_a_search_checks_its_config(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_initial_program_of_the_other_language(tmp_path):
+    with pytest.raises(ConfigError, match="^initial 'adafactor' uses row_mean, .* set language to extended$"):
+        search(SearchConfig(initial="adafactor"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "latin").write_bytes(b"initial = '\xe9'")
     for path in (tmp_path / "missing", tmp_path, tmp_path / "latin"):

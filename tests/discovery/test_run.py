@@ -16,6 +16,8 @@ import pytest
 
 from stepsmith.discovery import ConfigError, Run, resume, search
 from stepsmith.discovery.config import load
+from stepsmith.discovery.language import canonical_hash, extended_operations
+from stepsmith.discovery.language import load as load_program
 from stepsmith.discovery.ledger import Ledger, LedgerError
 from stepsmith.tasks import get
 from stepsmith.tasks import registry as tasks
@@ -57,6 +59,18 @@ def test_other_ways_to_search(small_config, tmp_path, change):
     check_finished(run, 40)
     assert snapshots[-1].phase == "done" and snapshots[-1].share == 1.0 and snapshots[-1].counters.evaluated == 40
     assert {f.hash for f in run.hall_of_fame()} == {entry.hash for entry in snapshots[-1].hall_of_fame}
+
+
+def test_the_extended_language(small_config, tmp_path):
+    """Its programs train in the workers, are told apart, and come out as files."""
+    config = dataclasses.replace(small_config, initial="muon", language="extended", budget="12", seeds_per_task=2)
+    run = search(config, tmp_path / "run", workers=1)
+    check_finished(run, 12)
+    best = run.best()
+    assert best.confirmed is not None and extended_operations(best.program)
+    assert "def orthogonalize" in (run.folder / "best.py").read_text()
+    with Ledger.open(run.folder / "ledger.sqlite") as ledger:
+        assert ledger.outcomes()[canonical_hash(load_program("muon"))][1] == "ok"
 
 
 def test_random_search_draws_from_the_initial_program_alone(small_config, tmp_path):

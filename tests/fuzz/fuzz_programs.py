@@ -99,6 +99,7 @@ EXPRESSIONS = st.recursive(
 )
 STATE_NAMES = st.sampled_from(
     ["m", "v", "sin", "lr", "w", "update", "step", "None", "ﬁ", "__debug__", "state", "params", "leaf", "x_factor", "é"]
+    + ["rows", "mean", "_as_matrix"]
 )
 
 
@@ -205,7 +206,7 @@ def _check_program(program):
 
 def check_name(name):
     """The name of an exported function: an identifier that does not break the file."""
-    for program in (load("lion"), load("adamw_corrected")):
+    for program in (load("lion"), load("adamw_corrected"), load("muon")):
         try:
             text = to_optax(program, name)
         except ProgramError as error:
@@ -222,7 +223,9 @@ def check_program_name(name):
         return refusal(error)
 
 
-NAMES = ANYTHING | st.sampled_from(["lion", "jnp", "_dot", "lambda", "ﬁ", "optax", "a" * 70, "update_fn", "state", "é", "__debug__"])
+NAMES = ANYTHING | st.sampled_from(
+    ["lion", "jnp", "_dot", "lambda", "ﬁ", "optax", "a" * 70, "update_fn", "state", "é", "__debug__"] + ["orthogonalize", "_as_matrix"]
+)
 KINDS = (
     Kind(
         "program text",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stepsmith.discovery.evaluate import Outcome, Status
-from stepsmith.discovery.language import canonical_hash, load
+from stepsmith.discovery.language import canonical_hash, extended_operations, load
 from stepsmith.discovery.search import (
     EvolutionConfig,
     MutationConfig,
@@ -47,6 +47,21 @@ def test_golden_trajectory():
     """After an intended change, regenerate it with
     `python -c "import runpy; runpy.run_path('tests/discovery/search/test_evolve.py', run_name='regenerate')"`."""
     assert _trajectory() == json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda extended: regularized_evolution(ADAMW, EvolutionConfig(8, 3), MutationConfig(), extended),
+        lambda extended: random_search(ADAMW, MutationConfig(), extended),
+    ],
+)
+def test_only_the_extended_language_has_its_operations(make):
+    for extended in (False, True):
+        candidates, _ = _advance(make(extended), make(extended).init(3), 120)
+        used = {op for candidate in candidates for op in extended_operations(candidate.program)}
+        assert len(used) >= 5 if extended else not used
+        assert {candidate.program.extra for candidate in candidates[1:]} == ({("step", "progress")} if extended else {()})
 
 
 def test_first_candidate_is_the_initial_program():

@@ -4,17 +4,29 @@ from random import Random
 
 import pytest
 
-from stepsmith.discovery.language import OPS, Statement, canonical_hash, depends_on_gradient, infer, load, names, parse, prune
-from stepsmith.discovery.language.ops import SAMPLED
+from stepsmith.discovery.language import (
+    OPS,
+    Program,
+    Statement,
+    canonical_hash,
+    depends_on_gradient,
+    infer,
+    load,
+    names,
+    parse,
+    prune,
+    to_text,
+)
+from stepsmith.discovery.language.ops import SAMPLED, SAMPLED_EXTENDED
 from stepsmith.discovery.search import MutationConfig, mutant, mutate
 
 TINY = parse("def train(w, g, lr):\n    x = g * lr\n    y = interp(x, w, 0.9)\n    update = sin(y)\n    return update")
 X, Y, UPDATE = TINY.statements
 
 
-def _outcomes(draws=3000, parent=TINY, **settings):
+def _outcomes(draws=3000, parent=TINY, extended=False, **settings):
     random, config = Random(0), MutationConfig(**{k: v if k == "max_statements" else float(v) for k, v in settings.items()})
-    return [mutant(parent, random, config)[0].statements for _ in range(draws)]
+    return [mutant(parent, random, config, extended)[0].statements for _ in range(draws)]
 
 
 def test_delete_exact_set():
@@ -56,19 +68,23 @@ def test_nothing_to_alter():
     assert set(_outcomes(50, parent, insert=0, delete=0)) == {parent.statements}
 
 
-def test_insert_exact_targets_and_places():
-    places, targets, ops = set(), set(), set()
-    for statements in _outcomes(6000, delete=0, alter=0, constant=0):
+@pytest.mark.parametrize(("extended", "sampled"), [(False, SAMPLED), (True, SAMPLED_EXTENDED)])
+def test_insert_exact_targets_and_places(extended, sampled):
+    places, targets, ops, read = set(), set(), set(), set()
+    time = {"step", "progress"} if extended else set()
+    for statements in _outcomes(6000, delete=0, alter=0, constant=0, extended=extended):
         at = next(i for i in range(4) if statements[:i] + statements[i + 1 :] == TINY.statements)
         new = statements[at]
-        before = {"w", "g", "lr", *(s.target for s in TINY.statements[:at])}
+        before = {"w", "g", "lr", *time, *(s.target for s in TINY.statements[:at])}
         assert set(new.args) <= before and len(new.args) == OPS[new.op].arity
         places.add(at)
         targets.add(new.target)
         ops.add(new.op)
+        read |= {*new.args}
     assert places == {0, 1, 2, 3}
-    assert targets == {"w", "g", "lr", "x", "y", "update", "x1"}
-    assert ops == {op.name for op in SAMPLED}
+    assert targets == {"w", "g", "lr", "x", "y", "update", "x1", *time}
+    assert ops == {op.name for op in sampled}
+    assert read == {"w", "g", "lr", "x", "y", "update", *time}
 
 
 @pytest.mark.parametrize(("fresh", "expected"), [(1.0, {"x1"}), (0.0, {"w", "g", "lr", "x", "y", "update"})])
@@ -116,16 +132,37 @@ def test_empty_program_can_only_grow():
     assert {len(statements) for statements in _outcomes(50, empty, insert=0.001, delete=1, alter=1)} == {1}
 
 
+def test_time_is_an_input_of_what_reads_it_alone():
+    """A child of the extended language may read step and progress; what does not is the program that it would be without them."""
+    sgd, random, extras = load("sgd"), Random(0), set()
+    for _ in range(300):
+        child = mutate(sgd, canonical_hash(sgd), random, MutationConfig(), extended=True).program
+        pruned = prune(child)
+        extras.add(pruned.extra)
+        assert set(pruned.extra) == {a for s in pruned.statements for a in s.args} & {"step", "progress"}
+        assert canonical_hash(child) == canonical_hash(pruned)
+        assert parse(to_text(child)) == child
+    assert extras >= {(), ("step",), ("progress",)}
+
+
+def test_a_variable_named_step_stays_what_it_was():
+    parent = parse("def train(w, g, lr):\n    step = g * 0.1\n    update = step * lr\n    return update")
+    child = mutant(parent, Random(0), MutationConfig(insert=0.0, delete=0.0, constant=1.0), extended=True)[0]
+    assert child.extra == ("step", "progress")
+    assert canonical_hash(child) == canonical_hash(Program(child.statements, child.states))
+
+
+@pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("name", names())
-def test_children_are_valid_and_new(name):
+def test_children_are_valid_and_new(name, extended):
     parent, random = load(name), Random(5)
     key, program, program_hash = canonical_hash(parent), parent, canonical_hash(parent)
     same = 0
     for _ in range(60):
-        child = mutate(parent, key, random, MutationConfig())
+        child = mutate(parent, key, random, MutationConfig(), extended)
         same += child.hash == key
         # And far from the parent, where a program may be so dead that neutral mutations exhaust their limit.
-        far = mutate(program, program_hash, random, MutationConfig())
+        far = mutate(program, program_hash, random, MutationConfig(), extended)
         for each in (child, far):
             assert len(infer(each.program)) == len(each.program.statements) <= max(32, len(parent.statements))
             assert depends_on_gradient(prune(each.program))
