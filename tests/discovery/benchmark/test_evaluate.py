@@ -138,6 +138,9 @@ def test_a_comparison_ranks_what_it_ran(finished):
     standings = finished.standings(with_baselines=False, replicates=20)
     assert [s.score for s in standings] == sorted((s.score for s in standings), reverse=True)
     assert standings[0].score > 0
+    assert all(list(s.times) == [SMALL, META] and list(s.ratios) == [SMALL] for s in standings)  # the variant is held out
+    for s in standings:
+        assert s.ratios[SMALL] == math.inf or all(time < math.inf for time in s.times.values())
     by_hand = [
         min((i for i, loss in enumerate(json.loads(row.losses), 1) if loss is not None and loss <= targets.get(SMALL)), default=math.inf)
         for row in finished.rows
