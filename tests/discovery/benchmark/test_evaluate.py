@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -124,6 +125,20 @@ def test_the_space_is_the_same_for_all_and_inside_its_bounds():
             assert 1e-6 < min(shares) < 1.1e-6 and 0.9e-3 < max(shares) < 1e-3
         if "b1" in found[0]:
             assert min(s["b1"] for s in found) > 0.5 and max(s["b1"] for s in found) < 0.98
+
+
+ENTRIES = """
+from stepsmith.discovery.benchmark.trial import entry
+from stepsmith.discovery.language import names
+from stepsmith.optimizers import registry
+print(len([entry(name) for name in (*registry.names(), *(f"program:{name}" for name in names()))]))
+"""
+
+
+def test_the_coordinator_opens_no_device_for_an_entry():
+    environment = {**os.environ, "JAX_PLATFORMS": "none_such"}  # opening it would raise
+    done = subprocess.run([sys.executable, "-c", ENTRIES], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and int(done.stdout) > 20, done.stderr
 
 
 def test_a_comparison_is_no_search(finished):
