@@ -128,14 +128,16 @@ class Evaluate:
         chosen = {"studies": self.studies, **({"per_study": self.trials_per_study} if self.ruleset == "external" else {})}
         by = {unit: done.standings(self.reference, unit == "seconds", not self.alone, **chosen) for unit in ("steps", "seconds")}
         for unit, standings in by.items():
-            report.write_csv(done.path / f"{unit}.csv", self.workloads, standings, unit)
-            report.draw(done.path / f"{unit}.png", standings, unit, f"{len(self.workloads)} workloads, {self.ruleset} tuning")
+            report.write_csv(done.path / f"{unit}.csv", standings, unit)
+            report.draw(done.path / f"{unit}.png", standings, unit, f"{len(standings[0].ratios)} workloads, {self.ruleset} tuning")
         if self.json:
             return print_json({unit: [report.as_json(s) for s in standings] for unit, standings in by.items()})
         for unit, standings in by.items():
             over = next(s.entry for s in standings if math.isnan(s.p_value))
             out.print(f"by {unit} to the target, speed-ups over {over}:", style="bold")
-            print_table(report.rows(standings, len(self.workloads)), False)
+            print_table(report.rows(standings), False)
+        if held_out := [name for name in self.workloads if name not in by["steps"][0].ratios]:
+            out.print(f"held out, a miss costs the base workload: {', '.join(held_out)}")
         failed = sum(row.status != "ok" for row in done.rows)
         out.print(f"{failed} of {len(done.rows)} trials failed" + ("" if self.alone else f"; {done.about_baselines()}"))
         if done.num_looks:

@@ -5,6 +5,9 @@ pool itself, for it holds fewer different trials); its time is that of its first
 target, and a competitor's time on a workload is the median over studies. All competitors ran the same points of the space from the
 same seeds, so a draw takes the same trials from each: differences are paired. The intervals are percentiles of a bootstrap
 over the pool of trials, the workloads held fixed.
+
+A variant whose base workload takes part is held out, as in AlgoPerf: it is no workload of the score or of the speed-ups, but who
+misses it loses its base workload in the score (`performance.apply_held_out`).
 """
 
 import math
@@ -14,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from .performance import MAX_RATIO, Target, Trial, geometric_speedup, ratios, score, time_to_target
+from .performance import Target, Trial, apply_held_out, geometric_speedup, ratios, score, time_to_target
 
 STUDIES, PER_STUDY = 1000, 5
 REPLICATE_STUDIES = 100  # of each replicate, to save time
@@ -28,6 +31,7 @@ class Pool(NamedTuple):
     Attributes:
         entries: competitors.
         workloads: names.
+        bases: name of the workload that each is scored with: its own, or that of its base where it is held out.
         reached: index of the evaluation that reached the target, from 1, infinite where none did; [entries, workloads, trials].
         steps: from one evaluation to the next, [workloads].
         budgets: evaluations that a run has, [workloads].
@@ -36,10 +40,16 @@ class Pool(NamedTuple):
 
     entries: tuple[str, ...]
     workloads: tuple[str, ...]
+    bases: tuple[str, ...]
     reached: Float[np.ndarray, "entries workloads trials"]
     steps: Float[np.ndarray, " workloads"]
     budgets: Float[np.ndarray, " workloads"]
     step_seconds: Float[np.ndarray, "entries workloads"]
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The workloads that are not held out."""
+        return tuple(name for name, base in zip(self.workloads, self.bases, strict=True) if name == base)
 
     def costs(self, seconds: bool) -> Float[np.ndarray, "entries workloads trials"]:
         """Steps to the target, or seconds."""
@@ -62,11 +72,11 @@ class Standing(NamedTuple):
     Attributes:
         entry: its label.
         score: benchmark score among the competitors, from 0 to 1, and its interval.
-        speedup: geometric mean over workloads of the reference's time over this one's, and its interval; a miss counts as
-            two whole budgets.
+        speedup: geometric mean over the scored workloads of the reference's time over this one's, and its interval; a miss
+            counts as two whole budgets. The score alone knows the held-out rule.
         p_value: of no difference to the reference, Holm's correction included; NaN for the reference itself.
-        reached: workloads whose target it reaches.
-        times: on each workload, infinite where missed.
+        times: on each workload, held-out ones too, infinite where missed, before any rule.
+        ratios: to the best on each scored workload, infinite where missed, after all rules.
     """
 
     entry: str
@@ -75,8 +85,13 @@ class Standing(NamedTuple):
     speedup: float
     speedup_interval: tuple[float, float]
     p_value: float
-    reached: int
-    times: Float[np.ndarray, " workloads"]
+    times: dict[str, float]
+    ratios: dict[str, float]
+
+    @property
+    def reached(self) -> int:
+        """Workloads, held-out ones too, whose target it reaches."""
+        return sum(map(math.isfinite, self.times.values()))
 
 
 def draw_studies(generator: np.random.Generator, num_trials: int, studies: int, per_study: int) -> np.ndarray:
@@ -129,43 +144,54 @@ def compare(
         Highest score first, equal ones by speed-up.
     """
     generator = np.random.default_rng(seed)
-    costs, limits, at = pool.costs(seconds), pool.limits(seconds), pool.entries.index(reference)
+    costs, missed, at = pool.costs(seconds), MISS_BUDGETS * pool.limits(seconds), pool.entries.index(reference)
     num_trials = costs.shape[-1]
     found = times(costs, draw_studies(generator, num_trials, studies, per_study))
-    missed = MISS_BUDGETS * limits
-    scores, speedups = score(ratios(found, MAX_RATIO)), _speedups(found, missed, at)
+    relative = _relative(pool, found)
+    scores, speedups = score(relative), _speedups(pool, found, missed, at)
     drawn_scores, drawn_speedups = [], []
     for _ in range(replicates):
         resampled = generator.integers(num_trials, size=num_trials)
         chosen = resampled[draw_studies(generator, num_trials, studies, per_study)]
         again = times(costs, chosen[:REPLICATE_STUDIES])
-        drawn_scores.append(score(ratios(again, MAX_RATIO)))
-        drawn_speedups.append(_speedups(again, missed, at))
+        drawn_scores.append(score(_relative(pool, again)))
+        drawn_speedups.append(_speedups(pool, again, missed, at))
     ends = (level / 2, 1 - level / 2)
-    score_ends = np.quantile(drawn_scores, ends, axis=0)
-    logs = np.log(drawn_speedups)
+    score_ends, logs = np.quantile(drawn_scores, ends, axis=0), np.log(drawn_speedups)
     speedup_ends = np.exp(np.quantile(logs, ends, axis=0))
     p_values = holm(two_sided(logs), at)
     standings = [
         Standing(
-            entry=pool.entries[index],
+            entry=name,
             score=float(scores[index]),
             score_interval=(float(score_ends[0, index]), float(score_ends[1, index])),
             speedup=float(speedups[index]),
             speedup_interval=(float(speedup_ends[0, index]), float(speedup_ends[1, index])),
             p_value=float(p_values[index]),
-            reached=int(np.isfinite(found[index]).sum()),
-            times=found[index],
+            times=dict(zip(pool.workloads, found[index].tolist(), strict=True)),
+            ratios=dict(zip(pool.scored, relative[index].tolist(), strict=True)),
         )
-        for index in range(len(pool.entries))
+        for index, name in enumerate(pool.entries)
     ]
     return sorted(standings, key=lambda s: (-s.score, -s.speedup, s.entry))
 
 
-def _speedups(found: np.ndarray, missed: np.ndarray, reference: int) -> np.ndarray:
+def _relative(pool: Pool, found: np.ndarray) -> np.ndarray:
+    """Ratios to the best after all rules, [entries, scored workloads]."""
+    scored = pool.scored
+    held_out = [(index, scored.index(base)) for index, base in enumerate(pool.bases) if pool.workloads[index] not in scored]
+    variants = found[:, [index for index, _ in held_out]]
+    return ratios(apply_held_out(_scored(pool, found), variants, [base for _, base in held_out]))
+
+
+def _speedups(pool: Pool, found: np.ndarray, missed: np.ndarray, reference: int) -> np.ndarray:
     """Of each entry over the reference, [entries]; `missed` is what a miss counts as, [entries, workloads]."""
-    counted = np.where(np.isfinite(found), found, missed)
+    counted = _scored(pool, np.where(np.isfinite(found), found, missed))
     return geometric_speedup(counted, counted[reference])
+
+
+def _scored(pool: Pool, found: np.ndarray) -> np.ndarray:
+    return found[:, [pool.workloads.index(name) for name in pool.scored]]
 
 
 def two_sided(drawn: np.ndarray) -> np.ndarray:
@@ -218,8 +244,18 @@ def pool_of(
     targets: Mapping[str, float],
     steps: Mapping[str, int],
     budgets: Mapping[str, int],
+    bases: Mapping[str, str],
 ) -> Pool:
-    """Puts the trials of (entry, workload) pairs, complete for all pairs, into arrays."""
+    """Puts the trials of (entry, workload) pairs, complete for all pairs, into arrays.
+
+    Args:
+        curves: losses of each trial, by pair.
+        step_seconds: median seconds of a step, by pair.
+        targets: by workload, as all that follow.
+        steps: from one evaluation to the next.
+        budgets: evaluations that a run has.
+        bases: the workload that it is a variant of; one that takes no part holds nothing out.
+    """
     entries = tuple(dict.fromkeys(entry for entry, _ in curves))
     names = tuple(dict.fromkeys(workload for _, workload in curves))
     num = min(len(trials) for trials in curves.values())
@@ -227,6 +263,7 @@ def pool_of(
     return Pool(
         entries,
         names,
+        tuple(bases[w] if bases[w] in names else w for w in names),
         np.array(reached, float),
         np.array([steps[w] for w in names], float),
         np.array([budgets[w] for w in names], float),

@@ -115,6 +115,7 @@ class Comparison(NamedTuple):
             {name: targets.get(name) for name in names},
             {name: workloads.get(name).task.steps // workloads.EVALUATIONS for name in names},
             dict.fromkeys(names, workloads.EVALUATIONS * self.config.budget),
+            {name: workloads.get(name).base for name in names},
         )
 
     def about_baselines(self) -> str:

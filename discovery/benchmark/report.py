@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from .comparison import Standing
-from .performance import MAX_RATIO, profile, ratios
+from .performance import MAX_RATIO, profile
 
 
-def rows(standings: Sequence[Standing], num_workloads: int) -> list[dict[str, Any]]:
+def rows(standings: Sequence[Standing]) -> list[dict[str, Any]]:
     """One row a competitor, for people."""
     return [
         {
@@ -22,7 +22,7 @@ def rows(standings: Sequence[Standing], num_workloads: int) -> list[dict[str, An
             "speedup": f"{s.speedup:.2f}",
             "speedup_from_to": _interval(s.speedup_interval, 2),
             "p": "" if math.isnan(s.p_value) else f"{s.p_value:.3f}",
-            "reached": f"{s.reached} of {num_workloads}",
+            "reached": f"{s.reached} of {len(s.times)}",
         }
         for s in standings
     ]
@@ -35,20 +35,25 @@ def _interval(ends: tuple[float, float], digits: int) -> str:
 def as_json(standing: Standing) -> dict[str, Any]:
     """JSON knows no NaN and no infinity."""
     p_value = None if math.isnan(standing.p_value) else standing.p_value
-    times = [float(time) if math.isfinite(time) else None for time in standing.times]
-    return {**standing._asdict(), "p_value": p_value, "times": times}
+    finite = {name: _finite(getattr(standing, name)) for name in ("times", "ratios")}
+    return {**standing._asdict(), "p_value": p_value, "reached": standing.reached, **finite}
 
 
-def write_csv(path: Path, workloads: Sequence[str], standings: Sequence[Standing], unit: str) -> None:
-    """One row for each competitor and workload: its time to target, empty where missed, and the ratio to the best."""
-    found = np.stack([s.times for s in standings])
-    relative = ratios(found, MAX_RATIO)
+def _finite(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def write_csv(path: Path, standings: Sequence[Standing], unit: str) -> None:
+    """One row for each competitor and workload: its time to target, empty where missed, and the ratio to the best after all rules.
+
+    A held-out workload has no ratio of its own.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["entry", "workload", unit, "ratio", "score", "speedup"])
-        for s, times, ratio in zip(standings, found, relative, strict=True):
-            for workload, value, share in zip(workloads, times, ratio, strict=True):
-                cells = ["" if math.isinf(number) else f"{number:.6g}" for number in (value, share)]
+        for s in standings:
+            for workload, time in s.times.items():
+                cells = ["" if math.isinf(number) else f"{number:.6g}" for number in (time, s.ratios.get(workload, math.inf))]
                 writer.writerow([s.entry, workload, *cells, f"{s.score:.6g}", f"{s.speedup:.6g}"])
 
 
@@ -57,7 +62,7 @@ def draw(path: Path, standings: Sequence[Standing], unit: str, title: str) -> No
     from matplotlib.figure import Figure
 
     taus = np.linspace(1.0, MAX_RATIO, 400)
-    curves = profile(ratios(np.stack([s.times for s in standings]), MAX_RATIO), taus)
+    curves = profile(np.array([[*s.ratios.values()] for s in standings]), taus)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for index, (s, curve) in enumerate(zip(standings, curves, strict=True)):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -18,6 +17,7 @@ from ..rules import RuleError, Source, evaluated, find
 from . import workloads
 
 SCHEDULE = "linear"  # of an entry that names none
+_MATRIX = jax.ShapeDtypeStruct((2, 2), np.float32)  # that an entry's rule is tried on
 SELF_TUNING_BUDGET = 3  # a rule that is not tuned gets so many times the steps, as in AlgoPerf
 
 
@@ -65,10 +65,11 @@ def entry(text: str) -> Entry:
         raise EntryError(f"{text!r} names no rule; an entry is RULE or RULE@SCHEDULE, such as adamw@cosine")
     schedules.get(schedule)
     found = Entry(rule, schedule, find(rule))
-    params, own = jnp.zeros((2, 2)), dict.fromkeys(found.source.settings, 0.5)
+    own = dict.fromkeys(found.source.settings, 0.5)
     try:
         transformation = found.source.create(lambda step: 0.1, 10, **own)
-        jax.eval_shape(lambda: transformation.update(params, transformation.init(params), params))
+        # Shapes alone: an array would open a device here, in the coordinator, and take its memory from the workers.
+        jax.eval_shape(lambda params: transformation.update(params, transformation.init(params), params), _MATRIX)
     except RuleError:
         raise
     except Exception as error:  # the user's own code

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -126,6 +127,20 @@ def test_the_space_is_the_same_for_all_and_inside_its_bounds():
             assert min(s["b1"] for s in found) > 0.5 and max(s["b1"] for s in found) < 0.98
 
 
+ENTRIES = """
+from stepsmith.discovery.benchmark.trial import entry
+from stepsmith.discovery.language import names
+from stepsmith.optimizers import registry
+print(len([entry(name) for name in (*registry.names(), *(f"program:{name}" for name in names()))]))
+"""
+
+
+def test_the_coordinator_opens_no_device_for_an_entry():
+    environment = {**os.environ, "JAX_PLATFORMS": "none_such"}  # opening it would raise
+    done = subprocess.run([sys.executable, "-c", ENTRIES], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and int(done.stdout) > 20, done.stderr
+
+
 def test_a_comparison_is_no_search(finished):
     with pytest.raises(ConfigError, match="holds a comparison; go on with its own command"):
         resume(finished.path)
@@ -138,6 +153,9 @@ def test_a_comparison_ranks_what_it_ran(finished):
     standings = finished.standings(with_baselines=False, replicates=20)
     assert [s.score for s in standings] == sorted((s.score for s in standings), reverse=True)
     assert standings[0].score > 0
+    assert all(list(s.times) == [SMALL, META] and list(s.ratios) == [SMALL] for s in standings)  # the variant is held out
+    for s in standings:
+        assert s.ratios[SMALL] == math.inf or all(time < math.inf for time in s.times.values())
     by_hand = [
         min((i for i, loss in enumerate(json.loads(row.losses), 1) if loss is not None and loss <= targets.get(SMALL)), default=math.inf)
         for row in finished.rows
