@@ -39,6 +39,7 @@ from .language import Program, load, to_text
 from .language import names as program_names
 from .language.message import one_line
 from .run import BEST, LEDGER, Finalist, Run, resume, runs, search
+from .simplify.command import Simplify
 from .table import table_lines
 from .view import counted, seconds_text, view
 
@@ -431,6 +432,7 @@ COMMANDS: dict[str, Any] = {
     "runs": Runs,
     "verify": Verify,
     "export": Export,
+    "simplify": Simplify,
     "tasks": Tasks,
     "optimizers": Optimizers,
     "schedules": Schedules,
