@@ -28,6 +28,9 @@ SEPARATED = {
     "lion_raw": None,
     "addsign": (0.1, 0.0),
     "powersign": (0.1, 0.0),
+    "paper_regularizing": (0.0216, 0.0),
+    "paper_adagrad_like": (0.0606, 0.0),
+    "paper_adabelief_like": (0.03721, 0.0238),
 }
 CASES = {
     "negative coefficient": ("update = (g * -2.0 + w * -0.5) * (lr * 0.1)", (0.2, -0.25)),

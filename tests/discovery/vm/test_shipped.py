@@ -70,6 +70,25 @@ def _lion_raw(w, g, s, t, lr):
     return m * lr / (np.sqrt(m * m) + 1e-8) + lr * 0.4601978361606598 * w
 
 
+def _paper_regularizing(w, g, s, t, lr):
+    s["m"], v = _interp(s.get("m", 0), g, 0.16), _interp(s.get("v", 0), g * g, 0.001)
+    s["v"] = np.sin(v)
+    return (np.sin(s["m"] / (np.sqrt(v) + 1e-8)) + (g * w).sum() * w) * lr * 0.0216
+
+
+def _paper_adagrad_like(w, g, s, t, lr):
+    v = s.get("v", 0)
+    s["m"], v = _interp(s.get("m", 0), g, 0.1), _interp(v, v + g * g, 0.0015)
+    s["v"] = np.minimum(v, np.pi)
+    return np.sinh(s["m"] / (np.sqrt(v) + 1e-8)) * lr * 0.0606
+
+
+def _paper_adabelief_like(w, g, s, t, lr):
+    s["m"] = _interp(s.get("m", 0), g, 0.1)
+    s["v"] = _interp(s.get("v", 0), (g - s["m"]) ** 2, 0.001)
+    return (s["m"] / (np.sqrt(s["v"]) + 1e-8) + 0.0238 * w) * lr * 0.03721
+
+
 def _schedule(peak):
     return optax.linear_schedule(peak, 0.0, STEPS)
 
@@ -98,6 +117,9 @@ TABLE = {
     "lion_raw": Row(numpy=_lion_raw, smooth=False),
     "addsign": Row(numpy=_addsign, smooth=False),
     "powersign": Row(numpy=_powersign, smooth=False),
+    "paper_regularizing": Row(numpy=_paper_regularizing, smooth=False),
+    "paper_adagrad_like": Row(numpy=_paper_adagrad_like),
+    "paper_adabelief_like": Row(numpy=_paper_adabelief_like),
 }
 
 
