@@ -132,7 +132,7 @@ def simplify(
     try:
         judge = _judge(program, tasks, settings)
         session.judge = judge
-        _tolerant(session, judge, record(registry.get(tasks[0]), program, judge.factor))
+        _tolerant(session, judge, record(tasks[0], program, judge.factor))
         _evolution(session, judge)
         session.adopt(readable(session.program), "names", "rate gathered, statements ordered, values named", None)
         _constants(session, judge)

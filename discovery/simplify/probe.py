@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import optax
 
-from ...tasks.base import HostFed, Task, load_on_device
+from ...tasks import registry
+from ...tasks.base import HostFed, load_on_device
 from ..language import Program, ProgramError, as_transformation, infer
 
 STEPS = 10
@@ -20,8 +21,9 @@ class Recording(NamedTuple):
     gradients: list[optax.Updates]
 
 
-def record(task: Task, program: Program, factor: float) -> Recording:
+def record(task_name: str, program: Program, factor: float) -> Recording:
     """Trains the task with the program for `STEPS` steps."""
+    task = registry.get(task_name)
     data = load_on_device(task)
     key = jax.random.key(0)
     params, state = task.init(key)
