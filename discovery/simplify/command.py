@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from ..config import ConfigError
 from ..language import Program, load, to_text
 from ..language.message import one_line
 from ..run import LEDGER, Run
@@ -58,8 +59,8 @@ class Simplify:
     def __call__(self) -> int:
         settings = Settings(self.tolerance, self.gain, self.seeds, self.seed, self.mutants, self.learning_rate_factor).check()
         program = self._program()
-        if self.output is not None:
-            self.output.touch()  # a place that cannot be written is noticed before the training
+        if self.output is not None and not self.output.absolute().parent.is_dir():  # noticed before the training
+            raise ConfigError(f"{self.output}: there is no folder {self.output.parent} to write it to")
         with counted(_out, "candidates of this stage", self.json) as on_progress:
             done = simplify(program, self.tasks, settings, on_progress)
         text = commented(self.source, self.tasks, settings, program, done)

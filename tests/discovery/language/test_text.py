@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from stepsmith.discovery.language import Program, ProgramError, Statement, canonical_hash, infer, load, names, parse, to_text
 from stepsmith.discovery.search import MutationConfig, mutate
 
-SHIPPED = ["adagrad", "adamw", "adamw_corrected", "addsign", "lion", "lion_raw", "momentum", "powersign", "rmsprop", "sgd"]
+PAPER = ["paper_adabelief_like", "paper_adagrad_like", "paper_regularizing"]
+SHIPPED = ["adagrad", "adamw", "adamw_corrected", "addsign", "lion", "lion_raw", "momentum", *PAPER, "powersign", "rmsprop", "sgd"]
 RELAXED = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
