@@ -72,6 +72,8 @@ def to_program(graph: Graph) -> Program:
     parked: list[Statement] = []
     for state in graph.states:
         readers = [node.target for node in graph.nodes if state in node.args and node.target != names[state]]
+        if names[state] == state:  # never assigned
+            continue
         if any(_reaches(needs, reader, names[state]) for reader in readers):  # read beside or after the new value: assigned at the end
             parked.append(Statement(state, "copy", (names[state],)))
         else:
@@ -95,11 +97,11 @@ def _with_distinct_outputs(graph: Graph) -> Graph:
     """The graph with a node of its own for each output; an input, a constant or a value put out twice is copied."""
     nodes, outputs = list(graph.nodes), list[Argument]()
     targets = {node.target for node in nodes}
-    for output in graph.outputs:
-        if output not in targets or output in outputs:
-            name = fresh(graph._replace(nodes=tuple(nodes)), "out")
-            nodes.append(Statement(name, "copy", (output,)))
-            output = name
+    for name, output in zip(("update", *graph.states), graph.outputs, strict=True):
+        if output != name and (output not in targets or output in outputs):
+            copy = fresh(graph._replace(nodes=tuple(nodes)), "out")
+            nodes.append(Statement(copy, "copy", (output,)))
+            output = copy
         outputs.append(output)
     return graph._replace(nodes=tuple(nodes), outputs=tuple(outputs))
 

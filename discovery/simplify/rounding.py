@@ -20,11 +20,14 @@ def rounded(value: float) -> Iterator[float]:
     >>> list(rounded(0.0002171761734643951))[:2]
     [0.0002, 0.00022]
     """
+    last = None
     near_one = 0.5 < value < 1.5 and value != 1.0
     for digits in range(1, MAX_DIGITS + 1):
         short = 1.0 - float(f"{1.0 - value:.{digits}g}") if near_one else float(f"{value:.{digits}g}")
         short = float(f"{short:.12g}")
-        yield short
+        if short != last:
+            yield short
+        last = short
         if abs(short - value) <= 1e-12 * abs(value):
             return
 
