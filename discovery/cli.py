@@ -37,6 +37,7 @@ from .output import out, print_finalists, print_hall_of_fame, print_json, print_
 from .run import BEST, Run, resume, runs, search
 from .select_command import Select, print_selection, show
 from .selection import Selection
+from .simplify.command import Simplify
 from .sources import found, program_of
 from .tune_command import Tune
 from .view import savings_text, seconds_text, view
@@ -305,6 +306,7 @@ COMMANDS: dict[str, Any] = {
     "tune": Tune,
     "verify": Verify,
     "export": Export,
+    "simplify": Simplify,
     "tasks": Tasks,
     "optimizers": Optimizers,
     "schedules": Schedules,

@@ -1,14 +1,16 @@
 """Update rules as programs.
 
 Start with `ops.py`, the one table of operations; `program.py` says what a program is, `text.py` reads and prints it,
-`types.py` checks it, `canonical.py` tells equal programs from different ones, `interpret.py` is the plain reference for
-what a program does, `matrices.py` the formulas of the extended operations. `programs/` holds the shipped rules.
+`types.py` checks it, `canonical.py` tells equal programs from different ones, `rewrite.py` simplifies (both through the normal
+form in `normal/`), `interpret.py` is the plain reference for what a program does, `matrices.py` the formulas of the extended
+operations. `programs/` holds the shipped rules.
 """
 
 from .canonical import canonical_hash, depends_on_gradient, prune
 from .interpret import as_transformation
 from .ops import OPS, Kind, Op
 from .program import Program, ProgramError, Statement, extended_operations
+from .rewrite import simplify_exact
 from .shipped import load, names
 from .text import parse, to_text
 from .types import infer, operations
@@ -30,5 +32,6 @@ __all__ = [
     "operations",
     "parse",
     "prune",
+    "simplify_exact",
     "to_text",
 ]

@@ -83,6 +83,25 @@ def _demon(w, g, s, t, lr):
     return s["m"] * lr * 0.1
 
 
+def _paper_regularizing(w, g, s, t, lr):
+    s["m"], v = _interp(s.get("m", 0), g, 0.16), _interp(s.get("v", 0), g * g, 0.001)
+    s["v"] = np.sin(v)
+    return (np.sin(s["m"] / (np.sqrt(v) + 1e-8)) + (g * w).sum() * w) * lr * 0.0216
+
+
+def _paper_adagrad_like(w, g, s, t, lr):
+    v = s.get("v", 0)
+    s["m"], v = _interp(s.get("m", 0), g, 0.1), _interp(v, v + g * g, 0.0015)
+    s["v"] = np.minimum(v, np.pi)
+    return np.sinh(s["m"] / (np.sqrt(v) + 1e-8)) * lr * 0.0606
+
+
+def _paper_adabelief_like(w, g, s, t, lr):
+    s["m"] = _interp(s.get("m", 0), g, 0.1)
+    s["v"] = _interp(s.get("v", 0), (g - s["m"]) ** 2, 0.001)
+    return (s["m"] / (np.sqrt(s["v"]) + 1e-8) + 0.0238 * w) * lr * 0.03721
+
+
 def _schedule(peak):
     return optax.linear_schedule(peak, 0.0, STEPS)
 
@@ -120,6 +139,9 @@ TABLE = {
     "adafactor": Row(lambda: optax.adafactor(_schedule(0.05), min_dim_size_to_factor=1, momentum=None)),
     # Its Adam on vectors has the same 1 - 0.999 ** t.
     "muon": Row(lambda: optax.contrib.muon(_schedule(0.02)), rtol=2e-5),
+    "paper_regularizing": Row(numpy=_paper_regularizing, smooth=False),
+    "paper_adagrad_like": Row(numpy=_paper_adagrad_like),
+    "paper_adabelief_like": Row(numpy=_paper_adabelief_like),
 }
 
 
