@@ -93,13 +93,25 @@ def _ledger(path: Path, config: EvaluateConfig, versions: dict[str, Any]) -> Ite
         if run.versions.get("kind") != KIND:
             raise LedgerError(f"{path} holds a search, not a comparison; give another folder")
         for there, here in ((run.config, said), (run.versions, versions)):
-            changed = next((key for key in {**there, **here} if there.get(key) != here.get(key)), None)
+            changed = next((key for key in {**there, **here} if not _grows(key, there.get(key), here.get(key))), None)
             if changed is not None:
                 said_there, said_here = there.get(changed), here.get(changed)
                 raise ConfigError(
                     f"{path} holds another comparison: {changed} is {said_there} there, {said_here} here; give another folder"
                 )
+        ledger.commit(Step(config=said, versions=versions))
         yield ledger
+
+
+def _grows(key: str, there: Any, here: Any) -> bool:
+    """Whether a setting is what it was, or asks for more of the same: further entries, workloads or trials.
+
+    >>> _grows("entries", ["lion"], ["adamw", "lion"]), _grows("trials", 40, 20), _grows("ruleset", "self", "external")
+    (True, False, False)
+    """
+    if key in ("entries", "workloads", "rules") and type(there) is type(here):
+        return there.items() <= here.items() if isinstance(there, dict) else set(there) <= set(here)
+    return there <= here if key == "trials" else there == here
 
 
 def _jobs(config: EvaluateConfig, competitors: Mapping[str, Entry], done: set[tuple[str, str, int]]) -> list[TrialJob]:

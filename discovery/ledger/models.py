@@ -136,6 +136,8 @@ class Step:
     trials: Sequence[TrialRow] = ()
     levels: Sequence[LevelRow] = ()
     state: Mapping[str, Any] | None = None  # JSON-able
+    config: Mapping[str, Any] | None = None  # of a comparison that grows
+    versions: Mapping[str, Any] | None = None
     elapsed: float | None = None
     status: str | None = None
 

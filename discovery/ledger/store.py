@@ -264,6 +264,7 @@ def _tell(connection: Connection, told: Sequence[tuple[Any, ...]]) -> None:
 
 def _update_run(connection: Connection, step: Step) -> None:
     changed = {name: value for name in ("elapsed", "status") if (value := getattr(step, name)) is not None}
+    changed |= {name: json.dumps(value) for name in ("config", "versions") if (value := getattr(step, name)) is not None}
     if changed:
         connection.execute(update(models.run), changed)
     if step.state is not None:

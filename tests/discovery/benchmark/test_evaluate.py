@@ -198,6 +198,16 @@ def test_killed_and_started_again_it_is_the_same(finished, tmp_path):
     assert "by steps to the target" in done.stdout and "by seconds to the target" in done.stdout
 
 
+def test_a_comparison_grows(tmp_path):
+    first = evaluate(EvaluateConfig(("lion",), (SMALL,), trials=1), tmp_path / "run", workers=1)
+    grown = evaluate(EvaluateConfig(("sgd", "lion"), (SMALL,), trials=2), tmp_path / "run", workers=1)
+    assert [(row.entry, row.trial) for row in grown.rows] == [(f"{name}@linear", trial) for name in ("lion", "sgd") for trial in (0, 1)]
+    assert grown.rows[0] == first.rows[0]
+    assert read(tmp_path / "run").config.entries == ("sgd@linear", "lion@linear")
+    with pytest.raises(ConfigError, match="holds another comparison: entries"):
+        evaluate(EvaluateConfig(("sgd",), (SMALL,), trials=2), tmp_path / "run", workers=1)
+
+
 def _rows(path):
     try:
         return len(read(path).rows)
@@ -285,6 +295,10 @@ BAD = {
     "a rule that cannot step": (["BROKEN.py"], "cannot be called with"),
     "a rule without a rate": (["ZERO.py", "--workloads", SMALL], "learning rate of its own above 0"),
     "another comparison": (["lion", "--workloads", SMALL, "--run", "DONE"], "holds another comparison: entries"),
+    "fewer trials": (
+        ["lion", "momentum@cosine", "--workloads", SMALL, META, "--run", "DONE", "--trials", "1"],
+        "holds another comparison: trials",
+    ),
     "a folder below a file": (["lion", "--workloads", SMALL, "--run", "FILE/below"], "FILE"),
     "negative workers": (["lion", "--workers", "-1"], "workers must be"),
 }
