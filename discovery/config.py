@@ -15,7 +15,7 @@ from tyro.conf import Suppress
 from .language.message import one_line, shown
 from .search import EvolutionConfig, MutationConfig, SelectionConfig
 
-FORMAT = "1"  # of the language, the canonical form and the seeds; part of what makes runs comparable
+FORMAT = "2"  # of the language, the canonical form and the seeds; part of what makes runs comparable
 MAX_CHARACTERS = 100_000  # of a config file
 MAX_SECONDS = 1e9  # 30 years
 MAX_EVALUATIONS = 10**12
