@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .language.message import one_line, shown
-from .search import EvolutionConfig, MutationConfig
+from .search import EvolutionConfig, MutationConfig, RacingConfig
 
 MAX_CHARACTERS = 100_000  # of a config file
 MAX_SECONDS = 1e9  # 30 years
@@ -102,6 +102,7 @@ class SearchConfig:
     """that one evaluation may allocate beyond its worker's own; 0: no limit"""
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     mutation: MutationConfig = field(default_factory=MutationConfig)
+    racing: RacingConfig = field(default_factory=RacingConfig)
 
     def check(self) -> "SearchConfig":
         """The config itself, if a search can be run with it.
@@ -136,6 +137,7 @@ class SearchConfig:
         try:
             self.evolution.check()
             self.mutation.check()
+            self.racing.check()
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return self

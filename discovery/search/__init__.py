@@ -7,6 +7,7 @@ child differs from its parent.
 from .baselines import random_search
 from .evolve import EvolutionConfig, constants_only, regularized_evolution
 from .mutate import Child, MutationConfig, mutant, mutate
+from .racing import RacingConfig
 from .strategy import Candidate, Member, SearchState, Strategy
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "EvolutionConfig",
     "Member",
     "MutationConfig",
+    "RacingConfig",
     "SearchState",
     "Strategy",
     "constants_only",
