@@ -13,7 +13,7 @@ from typing import Any, Literal
 from tyro.conf import Suppress
 
 from .language.message import one_line, shown
-from .search import EvolutionConfig, MutationConfig, SelectionConfig
+from .search import EvolutionConfig, MutationConfig, RacingConfig, SelectionConfig
 
 FORMAT = "2"  # of the language, the canonical form and the seeds; part of what makes runs comparable
 MAX_CHARACTERS = 100_000  # of a config file
@@ -107,6 +107,7 @@ class SearchConfig:
     """that one evaluation may allocate beyond its worker's own; 0: no limit"""
     evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     mutation: MutationConfig = field(default_factory=MutationConfig)
+    racing: RacingConfig = field(default_factory=RacingConfig)
     selection: Suppress[SelectionConfig] = field(default_factory=SelectionConfig)
     """what happens to the finalists afterwards; lists of tables are no options, so it stands in a file only"""
 
@@ -144,6 +145,7 @@ class SearchConfig:
             self.evolution.check()
             self.mutation.check()
             self.selection.check()
+            self.racing.check()
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return self

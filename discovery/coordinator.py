@@ -11,12 +11,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..tasks import registry as tasks
 from . import failpoints
 from .config import Budget, SearchConfig
-from .evaluate import Evaluation, Job, Outcome, Result, Status, WorkerPool, Yardstick, outcome
+from .evaluate import Evaluation, Job, Outcome, Race, Result, Status, WorkerPool, Yardstick, outcome
 from .evaluate.identity import digest_of
 from .language import Program, operations, prune, to_text
 from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, ToldRow
@@ -242,6 +243,7 @@ class Coordinator:
         self._in_flight: set[str] = set()  # hashes of evaluations under way
         self._blocks: dict[int, int | None] = {birth.index: birth.block for birth in waiting}  # of the queue
         self._partial: dict[str, Outcome] = {}  # of programs that would be the best, on their blocks so far
+        self._race = Race(self._config.racing, state.get("racing", {}))
         for candidate in self._queue:
             self._submit(candidate)
 
@@ -301,10 +303,19 @@ class Coordinator:
 
     def _submit_block(self, candidate: Candidate, block: int) -> None:
         config = self._config
-        hurdle = config.hurdle if math.isfinite(config.hurdle) and block == 0 else None
-        program = prune(candidate.program).to_json()
-        self._pool.submit(Job(candidate.birth, program, config.block_seeds(block), config.learning_rate_factors, hurdle=hurdle))
+        job = Job(candidate.birth, prune(candidate.program).to_json(), config.block_seeds(block), config.learning_rate_factors)
+        if block == 0:  # further blocks are for programs that have shown what they are worth
+            hurdle = config.hurdle if math.isfinite(config.hurdle) else None
+            job = replace(job, hurdle=hurdle, limits=self._race.limits_of(candidate.birth), curves=self._race.calibrating)
+        self._pool.submit(job)
         failpoints.reached("submit")
+
+    def _calibrate(self, candidate: Candidate, scored: Outcome, result: Result) -> None:
+        """Shows a program's first block to the race, which sets its limits once it has seen enough of them."""
+        if self._race.observe(candidate.birth, scored.fitness, result.evaluations, self._state.births):
+            first = self._state.births
+            count = sum(limit is not None for *_, row in self._race.limits_of(first) for limit in row)
+            self._recorder.event("racing", f"{count} limits of training losses hold from birth {first} on")
 
     def _receive(self, timeout: float) -> None:
         """Waits for results unless something can be told at once, then tells what is due."""
@@ -353,6 +364,8 @@ class Coordinator:
         """
         scored = self._outcome(result)
         self._recorder.evaluated(candidate.hash, result)
+        if block == 0:
+            self._calibrate(candidate, scored, result)
         if result.status:
             self._recorder.event(str(result.status), f"{candidate.hash} cost its workers; this outcome cannot be reproduced bit for bit")
         before = self._partial.pop(candidate.hash, None) or self._outcomes.get(candidate.hash)
@@ -408,6 +421,7 @@ class Coordinator:
 
     def _commit(self, status: str | None = None) -> None:
         state = {"search": self._state.to_json(), "counters": self._counters._asdict(), "finalists": self.finalists}
+        state["racing"] = self._race.to_json()
         self._recorder.commit(state, self.elapsed, status)
 
 

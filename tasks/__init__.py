@@ -13,7 +13,21 @@ from .ladder import SCALES, transfer
 from .objectives import cross_entropy
 from .registry import TASKS, available, get, names
 from .supervised import Supervised
-from .training import DIVERGED, NONFINITE, OK, STATUS_NAMES, Outcome, Trained, TrainState, make_run, make_runner, scores, start, train
+from .training import (
+    DIVERGED,
+    NONFINITE,
+    OK,
+    STATUS_NAMES,
+    STOPPED,
+    Outcome,
+    Trained,
+    TrainState,
+    make_run,
+    make_runner,
+    scores,
+    start,
+    train,
+)
 from .version import digest
 
 __all__ = [
@@ -23,6 +37,7 @@ __all__ = [
     "SCALES",
     "SPLITS",
     "STATUS_NAMES",
+    "STOPPED",
     "TASKS",
     "Batch",
     "Cost",

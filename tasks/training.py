@@ -18,8 +18,9 @@ from jax import Array
 
 from .base import Batch, Data, HostFed, PyTree, Split, Task, load_on_device
 
-OK, DIVERGED, NONFINITE = 0, 1, 2
-STATUS_NAMES = ("ok", "diverged", "nonfinite")
+OK, DIVERGED, NONFINITE, STOPPED = 0, 1, 2, 3
+CHUNK = 20  # steps between two tests
+STATUS_NAMES = ("ok", "diverged", "nonfinite", "stopped")
 
 
 class TrainState(NamedTuple):
@@ -44,11 +45,12 @@ class Outcome(NamedTuple):
     """How a run ended.
 
     Attributes:
-        status: 0 ok, 1 diverged, 2 nonfinite (`STATUS_NAMES`), int32 [].
+        status: 0 ok, 1 diverged, 2 nonfinite, 3 stopped at a limit (`STATUS_NAMES`), int32 [].
         loss: validation loss, float32 []; NaN unless the status is 0, for a failure is no number.
         steps: steps done, int32 []; fewer than asked where the run was stopped early.
         params: the parameters at the end.
         state: the task's own state at the end.
+        curve: mean training loss of each chunk of steps, float32 [chunks]; NaN where it was not run.
     """
 
     status: Array
@@ -56,6 +58,7 @@ class Outcome(NamedTuple):
     steps: Array
     params: PyTree
     state: PyTree
+    curve: Array
 
 
 class Trained(NamedTuple):
@@ -137,12 +140,13 @@ def make_run(
     task: Task,
     make_transformation: Callable[[Any], optax.GradientTransformation],
     steps: int | None = None,
-    chunk: int = 20,
+    chunk: int = CHUNK,
 ) -> Callable[[Data, Any, Array], Outcome]:
     """Makes the pure function that trains and scores once; jit it, and one executable serves every argument.
 
     Chunks of steps are a scan inside a while loop; the loop tests once per chunk whether the last training loss is
-    finite and not above the task's threshold. Testing at every step would cost a third more.
+    finite and not above the task's threshold, and whether the chunk's mean is at most a limit. Testing at every step would
+    cost a third more.
 
     Args:
         task: what to train.
@@ -151,8 +155,9 @@ def make_run(
         chunk: steps between two tests; where it does not divide `steps`, the next smaller number that does.
 
     Returns:
-        `run(data, argument, seed_key) -> Outcome`. The argument is a pytree of run-time inputs, such as a learning
-        rate; the seed key gives the initial parameters and the batches.
+        `run(data, argument, seed_key, limits=None) -> Outcome`. The argument is a pytree of run-time inputs, such as a
+        learning rate; the seed key gives the initial parameters and the batches; a run whose mean training loss in a chunk
+        is above that chunk's limit, float32 [chunks], is stopped there.
 
     Raises:
         ValueError: where `steps` or `chunk` is below 1.
@@ -162,45 +167,67 @@ def make_run(
         >>> task = get("digits_mlp")
         >>> run = jax.jit(make_run(task, optax.adam))
         >>> outcome = run(task.load(), 0.01, jax.random.key(0))
-        >>> int(outcome.status), int(outcome.steps), bool(outcome.loss < 0.5)
-        (0, 200, True)
+        >>> int(outcome.status), int(outcome.steps), bool(outcome.loss < 0.5), outcome.curve.shape
+        (0, 200, True, (10,))
     """
     steps = task.steps if steps is None else steps
     length = chunk_length(steps, chunk)
 
-    def run(data: Data, argument: Any, seed_key: Array) -> Outcome:
+    def run(data: Data, argument: Any, seed_key: Array, limits: Array | None = None) -> Outcome:
         transformation = make_transformation(argument)
 
-        def unfinished(loop: tuple[TrainState, Array]) -> Array:
-            carry, status = loop
-            return (carry.step < steps) & (status == OK)
+        def unfinished(loop: _Loop) -> Array:
+            return (loop.carry.step < steps) & (loop.status == OK)
 
-        def advance(loop: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            carry, _, status = take_steps(task, transformation, data, loop[0], length)
-            return carry, status
+        def advance(loop: _Loop) -> _Loop:
+            carry, losses, status = take_steps(task, transformation, data, loop.carry, length)
+            return _judged(loop, carry, losses, status, limits)
 
-        first = start(task, transformation, seed_key)
-        carry, status = jax.lax.while_loop(unfinished, advance, (first, jnp.zeros((), jnp.int32)))
-        return _outcome(task, data, carry, status)
+        first = _Loop.create(start(task, transformation, seed_key), steps // length)
+        return _outcome(task, data, jax.lax.while_loop(unfinished, advance, first))
 
     return run
 
 
-def _outcome(task: Task, data: Data, carry: TrainState, status: Array) -> Outcome:
+class _Loop(NamedTuple):
+    """Between two chunks."""
+
+    carry: TrainState
+    status: Array  # int32 []
+    curve: Array  # mean training losses, float32 [chunks]
+
+    @classmethod
+    def create(cls, first: TrainState, num_chunks: int) -> "_Loop":
+        return cls(first, jnp.zeros((), jnp.int32), jnp.full(num_chunks, jnp.nan, jnp.float32))
+
+
+def _judged(loop: _Loop, carry: TrainState, losses: Array, status: Array, limits: Array | None) -> _Loop:
+    """The loop after a chunk, which its mean loss may end."""
+    index, mean = loop.carry.step // losses.size, jnp.mean(losses)
+    if limits is not None:
+        status = jnp.where((status == OK) & (mean > limits[index]), STOPPED, status)
+    return _Loop(carry, status, loop.curve.at[index].set(mean))
+
+
+def _outcome(task: Task, data: Data, loop: _Loop) -> Outcome:
+    carry = loop.carry
     loss = task.metric(carry.params, carry.state, task.examples(data, "validation"))["loss"]
-    status = jnp.where((status == OK) & ~jnp.isfinite(loss), NONFINITE, status)
-    return Outcome(status, jnp.where(status == OK, loss, jnp.nan), carry.step, carry.params, carry.state)
+    status = jnp.where((loop.status == OK) & ~jnp.isfinite(loss), NONFINITE, loop.status)
+    return Outcome(status, jnp.where(status == OK, loss, jnp.nan), carry.step, carry.params, carry.state, loop.curve)
 
 
 def make_runner(
     task: Task,
     make_transformation: Callable[[Any], optax.GradientTransformation],
     steps: int | None = None,
-    chunk: int = 20,
-) -> Callable[[Data, Any, int], Outcome]:
+    chunk: int = CHUNK,
+) -> Callable[..., Outcome]:
     """As `make_run`, but compiled, given a seed in place of its key, and for host-fed tasks too.
 
     Those advance in a Python loop over jitted chunks, of which the next one's batches are read while the device works.
+
+    Returns:
+        `runner(data, argument, seed, limits=None) -> Outcome`.
 
     Example:
         >>> from stepsmith.tasks import get
@@ -211,23 +238,26 @@ def make_runner(
     """
     if not isinstance(task, HostFed):
         run = jax.jit(make_run(task, make_transformation, steps, chunk))
-        return lambda data, argument, seed: run(data, argument, jax.random.key(seed))
+        return lambda data, argument, seed, limits=None: run(data, argument, jax.random.key(seed), limits)
     total = task.steps if steps is None else steps
     length = chunk_length(total, chunk)
-    begin = jax.jit(lambda argument, key: start(task, make_transformation(argument), key))
-    advance = jax.jit(lambda argument, batches, carry: _fed_chunk(task, make_transformation(argument), batches, carry))
+    begin = jax.jit(lambda argument, key: _Loop.create(start(task, make_transformation(argument), key), total // length))
     finish = jax.jit(functools.partial(_outcome, task))
 
-    def run_fed(data: Data, argument: Any, seed: int) -> Outcome:
-        carry, status = begin(argument, jax.random.key(seed)), jnp.zeros((), jnp.int32)
+    @jax.jit
+    def advance(argument: Any, batches: Batch, loop: _Loop, limits: Array | None) -> _Loop:
+        return _judged(loop, *_fed_chunk(task, make_transformation(argument), batches, loop.carry), limits)
+
+    def run_fed(data: Data, argument: Any, seed: int, limits: Array | None = None) -> Outcome:
+        loop = begin(argument, jax.random.key(seed))
         stream = task.stream(data, seed, 0)
         for _ in range(total // length):
             batches = _stacked(stream, length)  # read before the status is asked for, while the last chunk still runs
-            if int(status) != OK:
+            if int(loop.status) != OK:
                 break
-            carry, _, status = advance(argument, batches, carry)
+            loop = advance(argument, batches, loop, limits)
         scored = {split: arrays for split, arrays in data.items() if split != "train"}
-        return finish(scored, carry, status)
+        return finish(scored, loop)
 
     return run_fed
 
@@ -241,7 +271,7 @@ def train(
     *,
     data: Data | None = None,
     resume_from: TrainState | None = None,
-    chunk: int = 20,
+    chunk: int = CHUNK,
 ) -> Trained:
     """Trains in a plain loop over jitted chunks and keeps the curve; stops early exactly where `make_run` does.
 

@@ -2,10 +2,11 @@
 
 Start with `fitness.py` (the number and the statuses); `pool.py` runs jobs on killable worker processes, `worker.py` is what runs
 there (`process.py` its skeleton), `devices.py` where, `protocol.py` what the two say to each other, `identity.py` what makes
-results comparable.
+results comparable; `extrapolate.py` foresees the end of a run that is not worth going on.
 """
 
 from .devices import Devices, Place, plan
+from .extrapolate import Race
 from .fitness import Evaluation, Outcome, Status, Yardstick, outcome
 from .pool import Result, WorkerError, WorkerPool
 from .protocol import Job, WorkerSpec
@@ -16,6 +17,7 @@ __all__ = [
     "Job",
     "Outcome",
     "Place",
+    "Race",
     "Result",
     "Status",
     "WorkerError",

@@ -18,7 +18,7 @@ class Status(enum.StrEnum):
     OOM = "oom"
     CRASHED = "crashed"  # its worker died, twice
     INVALID = "invalid"  # more registers or scalars than the machine has
-    STOPPED = "stopped"  # above the hurdle before all its runs were done
+    STOPPED = "stopped"  # above the hurdle before all its runs were done, or a run above its limit in a race
 
 
 class Evaluation(NamedTuple):
@@ -31,6 +31,16 @@ class Evaluation(NamedTuple):
     loss: float | None  # validation loss where ok
     steps: int  # done
     seconds: float
+    curve: tuple[float, ...] = ()  # log training losses at the checkpoints of `extrapolate`, where asked for
+
+
+def log_loss(loss: float) -> float:
+    """The logarithm of a loss, floored.
+
+    >>> log_loss(1.0), log_loss(0.0) == log_loss(LOSS_FLOOR)
+    (0.0, True)
+    """
+    return math.log(max(loss, LOSS_FLOOR))
 
 
 class Yardstick(NamedTuple):
@@ -41,7 +51,7 @@ class Yardstick(NamedTuple):
 
     def score(self, loss: float) -> float:
         """``(log loss - log loss of tuned AdamW) / scale`` of one run."""
-        return (math.log(max(loss, LOSS_FLOOR)) - self.log_loss) / self.scale
+        return (log_loss(loss) - self.log_loss) / self.scale
 
 
 class Outcome(NamedTuple):

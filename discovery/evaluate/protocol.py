@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+from .extrapolate import Limits
 from .fitness import Evaluation, Status
 
 
@@ -83,6 +84,8 @@ class Job:
     learning_rate_factors: tuple[float, ...] = (1.0,)  # of the update as a whole
     tasks: tuple[str, ...] | None = None  # default: all of the spec
     hurdle: float | None = None  # mean fitness of the runs so far above which the rest is not run
+    limits: Limits = ()  # log training losses above which a run is stopped
+    curves: bool = False  # whether the answer holds the training losses that limits are made from
 
     @property
     def runs(self) -> int:
@@ -93,7 +96,10 @@ class Job:
         return ""  # every worker is warm for every program
 
     def read(self, rows: list[list[Any]]) -> tuple[Evaluation, ...]:
-        return tuple(Evaluation(task, seed, factor, Status(status), *rest) for task, seed, factor, status, *rest in rows)
+        return tuple(
+            Evaluation(task, seed, factor, Status(status), loss, steps, seconds, tuple(curve))
+            for task, seed, factor, status, loss, steps, seconds, curve in rows
+        )
 
 
 def send(connection: Connection, message: Any) -> None:

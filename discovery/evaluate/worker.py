@@ -17,17 +17,18 @@ import numpy as np
 from ...schedules import registry as schedules
 from ...tasks import registry as tasks
 from ...tasks.base import load_on_device
-from ...tasks.training import make_runner
+from ...tasks.training import CHUNK, chunk_length, make_runner
 from .. import failpoints
 from ..language.program import Program, ProgramError
 from ..language.types import infer
 from ..vm import Bytecode, Clock, assemble, register_machine
+from .extrapolate import Limits, at_checkpoints, chunk_limits
 from .fitness import Evaluation, Status, Yardstick, mean_score
 from .identity import identity
 from .process import limit_memory, run
 from .protocol import Job, WorkerSpec, receive, send
 
-_OUTCOMES = (Status.OK, Status.DIVERGED, Status.NONFINITE)
+_OUTCOMES = (Status.OK, Status.DIVERGED, Status.NONFINITE, Status.STOPPED)
 
 
 class Prepared(NamedTuple):
@@ -35,8 +36,13 @@ class Prepared(NamedTuple):
 
     name: str
     clock: Clock
+<<<<<<< HEAD
     run: Callable[[Bytecode, int], Any]  # (code, seed) -> outcome of the training loop
     extended: bool  # whether it runs programs of the extended language
+=======
+    num_chunks: int  # of steps, each of which a limit may end
+    run: Callable[[Bytecode, int, np.ndarray], Any]  # (code, seed, limits [chunks]) -> outcome of the training loop
+>>>>>>> racing
 
 
 def prepare(name: str, schedule: str, extended: bool = False) -> Prepared:
@@ -46,16 +52,38 @@ def prepare(name: str, schedule: str, extended: bool = False) -> Prepared:
     loop = make_runner(task, partial(register_machine, extended=extended))
     relative = schedules.create(schedule, 1.0, task.steps)
     clock = Clock.create(np.asarray(jax.vmap(relative)(np.arange(task.steps))))
+<<<<<<< HEAD
     return Prepared(name, clock, lambda code, seed: loop(data, code, seed), extended)
+=======
+    num_chunks = task.steps // chunk_length(task.steps, CHUNK)
+    return Prepared(name, clock, num_chunks, lambda code, seed, limits: loop(data, code, seed, limits))
+>>>>>>> racing
 
 
-def evaluate(prepared: Prepared, program: Program, seed: int, learning_rate_factor: float = 1.0) -> Evaluation:
-    """One training run; every failure that leaves the process alive becomes a status."""
+def evaluate(
+    prepared: Prepared, program: Program, seed: int, learning_rate_factor: float = 1.0, limits: Limits = (), curve: bool = False
+) -> Evaluation:
+    """One training run; every failure that leaves the process alive becomes a status.
+
+    Args:
+        prepared: the task.
+        program: the rule.
+        seed: of the initial parameters and the batches.
+        learning_rate_factor: of the update as a whole.
+        limits: of the training loss; those of other tasks and factors do not count.
+        curve: whether the evaluation holds the training losses at the checkpoints.
+    """
     start = time.perf_counter()
     try:
         infer(program)
+<<<<<<< HEAD
         code = assemble(program, prepared.clock, learning_rate_factor, prepared.extended)
         result = jax.block_until_ready(prepared.run(code, seed))
+=======
+        code = assemble(program, prepared.clock, learning_rate_factor)
+        chunks = chunk_limits(limits, prepared.name, learning_rate_factor, prepared.num_chunks)
+        result = jax.block_until_ready(prepared.run(code, seed, chunks))
+>>>>>>> racing
     except ProgramError:
         return Evaluation(prepared.name, seed, learning_rate_factor, Status.INVALID, None, 0, time.perf_counter() - start)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -65,8 +93,10 @@ def evaluate(prepared: Prepared, program: Program, seed: int, learning_rate_fact
     status, loss = _OUTCOMES[int(result.status)], float(result.loss)
     if status is Status.OK and not math.isfinite(loss):
         status = Status.NONFINITE
+    points = at_checkpoints(result.curve.tolist()) if curve and status is Status.OK else ()
     seconds = time.perf_counter() - start
-    return Evaluation(prepared.name, seed, learning_rate_factor, status, loss if status is Status.OK else None, int(result.steps), seconds)
+    loss = loss if status is Status.OK else None
+    return Evaluation(prepared.name, seed, learning_rate_factor, status, loss, int(result.steps), seconds, points)
 
 
 def evaluate_all(prepared: dict[str, Prepared], yardsticks: Mapping[str, Yardstick], job: Job) -> list[Evaluation]:
@@ -79,7 +109,7 @@ def evaluate_all(prepared: dict[str, Prepared], yardsticks: Mapping[str, Yardsti
     for name in job.tasks or prepared:
         for seed in job.seeds:
             for factor in sorted(job.learning_rate_factors, reverse=True):
-                done.append(evaluate(prepared[name], program, seed, factor))
+                done.append(evaluate(prepared[name], program, seed, factor, job.limits, job.curves))
                 if done[-1].status is not Status.OK:
                     return done
             if job.hurdle is not None and mean_score(done, yardsticks) > job.hurdle:
@@ -115,9 +145,9 @@ def serve(connection: Connection) -> None:
 def _fallible(task: Prepared) -> Prepared:
     """The task with the failpoint of its runs; those that only compile are behind it."""
 
-    def run(code: Bytecode, seed: int) -> Any:
+    def run(code: Bytecode, seed: int, limits: np.ndarray) -> Any:
         failpoints.reached("worker.evaluate")
-        return task.run(code, seed)
+        return task.run(code, seed, limits)
 
     return task._replace(run=run)
 

@@ -9,6 +9,7 @@ from .baselines import random_search
 from .evolve import EvolutionConfig, constants_only, regularized_evolution
 from .levels import LevelConfig, SelectionConfig
 from .mutate import Child, MutationConfig, mutant, mutate
+from .racing import RacingConfig
 from .strategy import Candidate, Member, SearchState, Strategy
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "LevelConfig",
     "Member",
     "MutationConfig",
+    "RacingConfig",
     "SearchState",
     "SelectionConfig",
     "Strategy",

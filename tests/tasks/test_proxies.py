@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from stepsmith import tasks
-from stepsmith.tasks import OK, DataError, cost, load_on_device, make_runner, scores, train
+from stepsmith.tasks import OK, STOPPED, DataError, cost, load_on_device, make_runner, scores, train
 from stepsmith.tasks.data.records import write_records
 from stepsmith.tasks.models import ViT
 
@@ -99,13 +99,18 @@ def test_both_loops_learn_the_same_and_can_be_resumed(name, kind, written, monke
     monkeypatch.setenv("STEPSMITH_DATA", str(written[kind]))
     task, states = _small(name), []
     data = load_on_device(task)
-    outcome = make_runner(task, optax.adam)(data, 0.01, 3)
+    runner = make_runner(task, optax.adam)
+    outcome = runner(data, 0.01, 3)
     assert (int(outcome.status), int(outcome.steps)) == (OK, 60)
+    limited = runner(data, 0.01, 3, np.array([np.inf, 0.5 * outcome.curve[1], np.inf], np.float32))
+    assert (int(limited.status), int(limited.steps)) == (STOPPED, 40)
+    np.testing.assert_allclose(limited.curve[:2], outcome.curve[:2], rtol=1e-4)
 
     whole = train(task, optax.adam(0.01), seed=3, data=data, on_chunk=lambda state, losses: states.append(state))
     found = scores(task, whole.train_state.params, whole.train_state.state, data, "validation")
     assert found["loss"] == pytest.approx(float(outcome.loss), rel=1e-4)
     assert found["loss"] < 0.7 * whole.losses[0]
+    np.testing.assert_allclose(outcome.curve, whole.losses.reshape(3, 20).mean(axis=1), rtol=1e-3)
 
     rest = train(task, optax.adam(0.01), seed=3, resume_from=states[0])
     np.testing.assert_array_equal(rest.losses, whole.losses[20:])

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.tasks import DIVERGED, NONFINITE, OK, get, make_run, names, scores, train
+from stepsmith.tasks import DIVERGED, NONFINITE, OK, STOPPED, get, make_run, names, scores, train
 from stepsmith.tasks.training import chunk_length
 
 TASK = get("digits_mlp")
@@ -55,6 +55,39 @@ def test_train_and_make_run_agree(name):
 def test_train_stops_where_make_run_does():
     trained = train(TASK, optax.sgd(100.0))
     assert (trained.status, int(trained.train_state.step)) == (DIVERGED, 20)
+
+
+@pytest.fixture(scope="module")
+def whole(sgd_run):
+    """A run of ten chunks without limits."""
+    return sgd_run(TASK.load(), 0.1, jax.random.key(0))
+
+
+def test_the_curve_is_the_mean_training_loss_of_each_chunk(whole):
+    losses = train(TASK, optax.sgd(0.1)).losses
+    np.testing.assert_allclose(whole.curve, losses.reshape(10, 20).mean(axis=1), rtol=1e-4)
+
+
+def test_infinite_limits_change_no_bit(sgd_run, whole):
+    limited = sgd_run(TASK.load(), 0.1, jax.random.key(0), np.full(10, np.inf, np.float32))
+    for one, other in zip(jax.tree.leaves(limited), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(("factor", "status", "steps"), [(1.0, OK, 200), (0.999, STOPPED, 80)], ids=["at it", "above it"])
+def test_a_run_above_its_limit_is_stopped_there(sgd_run, whole, factor, status, steps):
+    limits = np.full(10, np.inf, np.float32)
+    limits[3] = factor * np.float32(whole.curve[3])
+    outcome = sgd_run(TASK.load(), 0.1, jax.random.key(0), limits)
+    assert (int(outcome.status), int(outcome.steps)) == (status, steps)
+    assert np.isnan(outcome.loss) == (status == STOPPED)
+    expected = np.where(np.arange(10) < steps // 20, whole.curve, np.nan)
+    np.testing.assert_array_equal(outcome.curve, expected)
+
+
+def test_what_diverges_is_not_called_stopped(sgd_run):
+    outcome = sgd_run(TASK.load(), 100.0, jax.random.key(0), np.zeros(10, np.float32))
+    assert int(outcome.status) == DIVERGED
 
 
 def test_resuming_gives_the_run_that_was_not_interrupted():

@@ -111,7 +111,7 @@ import jax.numpy as jnp
 from stepsmith.discovery.evaluate import process, worker
 from stepsmith.discovery.language import load
 digits = worker.prepare("digits_mlp", "linear")
-hog = digits._replace(run=lambda code, seed: jnp.zeros(2**30))
+hog = digits._replace(run=lambda code, seed, limits: jnp.zeros(2**30))
 print(worker.evaluate(digits, load("lion"), 0).status)
 process.limit_memory(500)
 for task in (hog, digits, hog):
