@@ -160,6 +160,7 @@ def test_judge_refuses_another_rule():
     assert not judge(OTHER).accepted
     assert judge.better() is not None and judge.better()[0] == OTHER
     assert _judge(-1.0, 0.01, gain=math.inf)(OTHER).accepted
+    assert not _judge(-0.3, 0.5)(OTHER).accepted  # nor one that is likely to be another
 
 
 def test_judge_refuses_failures():
