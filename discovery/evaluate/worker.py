@@ -36,13 +36,9 @@ class Prepared(NamedTuple):
 
     name: str
     clock: Clock
-<<<<<<< HEAD
-    run: Callable[[Bytecode, int], Any]  # (code, seed) -> outcome of the training loop
-    extended: bool  # whether it runs programs of the extended language
-=======
     num_chunks: int  # of steps, each of which a limit may end
     run: Callable[[Bytecode, int, np.ndarray], Any]  # (code, seed, limits [chunks]) -> outcome of the training loop
->>>>>>> racing
+    extended: bool  # whether it runs programs of the extended language
 
 
 def prepare(name: str, schedule: str, extended: bool = False) -> Prepared:
@@ -52,12 +48,8 @@ def prepare(name: str, schedule: str, extended: bool = False) -> Prepared:
     loop = make_runner(task, partial(register_machine, extended=extended))
     relative = schedules.create(schedule, 1.0, task.steps)
     clock = Clock.create(np.asarray(jax.vmap(relative)(np.arange(task.steps))))
-<<<<<<< HEAD
-    return Prepared(name, clock, lambda code, seed: loop(data, code, seed), extended)
-=======
     num_chunks = task.steps // chunk_length(task.steps, CHUNK)
-    return Prepared(name, clock, num_chunks, lambda code, seed, limits: loop(data, code, seed, limits))
->>>>>>> racing
+    return Prepared(name, clock, num_chunks, lambda code, seed, limits: loop(data, code, seed, limits), extended)
 
 
 def evaluate(
@@ -76,14 +68,9 @@ def evaluate(
     start = time.perf_counter()
     try:
         infer(program)
-<<<<<<< HEAD
         code = assemble(program, prepared.clock, learning_rate_factor, prepared.extended)
-        result = jax.block_until_ready(prepared.run(code, seed))
-=======
-        code = assemble(program, prepared.clock, learning_rate_factor)
         chunks = chunk_limits(limits, prepared.name, learning_rate_factor, prepared.num_chunks)
         result = jax.block_until_ready(prepared.run(code, seed, chunks))
->>>>>>> racing
     except ProgramError:
         return Evaluation(prepared.name, seed, learning_rate_factor, Status.INVALID, None, 0, time.perf_counter() - start)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -44,8 +44,8 @@ class Judge:
         original: what all are compared with.
         run: one training run.
         yardsticks: the AdamW reference of each task.
-        tolerance: in units of fitness; a program is accepted where the upper bound of its difference is below it.
-        gain: a program that is better by more, upper bound too, is refused: it is another rule and no simpler form of this one.
+        tolerance: in units of fitness; the upper bound of an accepted program's difference is below it.
+        gain: the lower bound is above minus this: what does better than that is another rule and no simpler form of this one.
         seeds: at least so many to accept; where undecided, up to `EXTENSION` times as many.
         factor: of the learning rates of all programs.
         first_seed: the seeds are this one and those after it.
@@ -109,7 +109,7 @@ class Judge:
                     return Verdict(False, math.inf, math.inf, math.inf, len(differences))
             mean, low, high = interval(differences)
             another = high < -self.gain
-            accepted = count >= self.seeds and high < self.tolerance and not another
+            accepted = count >= self.seeds and high < self.tolerance and low > -self.gain
             if accepted or another or low > self.tolerance or count >= EXTENSION * self.seeds or self._hopeless(mean, count):
                 return Verdict(accepted, mean, low, high, count)
             count = min(2 * count, EXTENSION * self.seeds)
@@ -117,7 +117,7 @@ class Judge:
     def _hopeless(self, mean: float, count: int) -> bool:
         """Whether more seeds would hardly help; an interval of few seeds is too wide to say so itself."""
         noise = math.sqrt(math.fsum(self._variances.values()) / len(self._variances) * (1 + 1 / REPLICATES) / count)
-        return mean - 2 * noise > self.tolerance or (count >= 4 * self.seeds and mean > self.tolerance)
+        return mean - 2 * noise > self.tolerance or (count >= 4 * self.seeds and not -self.gain < mean < self.tolerance)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:

@@ -33,7 +33,7 @@ class Settings:
     """How much may be lost, and how hard it is tried."""
 
     tolerance: float = 0.02  # of fitness: the 95 % upper bound of what a simpler program may lose against the original
-    gain: float = 0.1  # a change that makes a program better by more is refused: it would be another rule
+    gain: float = 0.1  # likewise the lower bound of what it may do better: beyond that it is another rule; inf: any
     seeds: int = 8  # at least so many for a change to be accepted; where the test is undecided up to 16 times as many
     seed: int = 0  # of the mutations, and of which seeds are trained
     mutants: int = 200  # walks of the evolution without insertion

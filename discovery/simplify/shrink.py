@@ -30,7 +30,8 @@ def shorter_mutants(program: Program, random: Random, num: int) -> Iterator[tupl
             what.append(mutation)
         if not depends_on_gradient(prune(walked)):
             continue
-        shorter, key = exact(walked), canonical_hash(walked)
+        shorter = exact(walked)
+        key = canonical_hash(shorter)
         if key not in seen and len(shorter.statements) < len(program.statements):
             seen.add(key)
             yield shorter, ", ".join(what)

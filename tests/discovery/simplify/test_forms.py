@@ -81,8 +81,7 @@ OUTPUTS = {
     "an input put out": "def train(w, g, m, lr):\n    update = m\n    m = g\n    return update, m",
     "one value put out twice": "def train(w, g, m, lr):\n    m = m + g\n    update = m\n    return update, m",
     "a state read after its new value": "def train(w, g, m, lr):\n    old = m\n    m = m + g\n    update = m * old\n    return update, m",
-    "an input overwritten": "def train(w, g, lr):\n    g = g * 2.0\n    lr = lr * 0.1\n    g = g + w"
-    "\n    update = g * lr\n    return update",
+    "an input overwritten": "def train(w, g, lr):\n    g = g * 2.0\n    lr = lr * 0.1\n    update = g * lr\n    return update",
 }
 
 
