@@ -4,9 +4,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from .. import config as configs
 from ..config import ConfigError
 from ..evaluate import Status, WorkerPool, plan
+from ..interrupt import interruptible
 from ..ledger import EventRow, Ledger, LedgerError, Step, TrialRow, locked
 from . import baselines, looks, space, targets, workloads
 from .comparison import Pool, Standing, compare, pool_of
@@ -256,10 +255,10 @@ def _run(
     done = total - sum(len(job.trials) for job in jobs)
     identities: dict[str, Any] = ledger.state().get("identities", {})
     on_progress(done, total, before)
-    with _interruptible() as stop, WorkerPool(TrialSpec(config.batch, config.budget), workers or _cores(), RUN_SECONDS) as pool:
+    with interruptible() as stop, WorkerPool(TrialSpec(config.batch, config.budget), workers or _cores(), RUN_SECONDS) as pool:
         for job in jobs:
             pool.submit(job)
-        while by_key and not stop.is_set():
+        while by_key and not stop.requested:
             rows: list[TrialRow] = []
             events: list[EventRow] = []
             for result in pool.poll(0.2):
@@ -292,29 +291,6 @@ def _run(
 
 def _cores() -> int:
     return len(plan("cpu"))
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C and SIGTERM end the comparison between two results; a second one at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(*_: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    for number in usual:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
 
 
 def read(path: Path) -> Comparison:
