@@ -74,7 +74,7 @@ def ranked_by_level(finalists: Sequence[Finalist], levels: Sequence[str], rows: 
     """
     scored = {(row.level, row.hash): row for row in rows if row.fitness is not None}
 
-    def placed(finalist: Finalist) -> tuple[float, float, Finalist]:
+    def placed(finalist: Finalist) -> tuple[int, float, Finalist]:
         for depth in range(len(levels), 0, -1):
             if (row := scored.get((levels[depth - 1], finalist.hash))) is not None:
                 there = replace(finalist, level=row.level, level_fitness=row.fitness, level_error=row.error)

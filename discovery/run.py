@@ -130,7 +130,8 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """One row of a list of runs; a ledger that cannot be read has the status damaged, and the reason is logged."""
         try:
-            status, best = self.status(), self.hall_of_fame()[:1]
+            here = Selection(self.path) if is_selection(self.path) else self
+            status, best = here.status(), here.hall_of_fame()[:1]
         except ValueError as error:  # of the ledger, or of a config that this stepsmith does not know
             _log.warning("%s", error)
             return {"run": str(self.path), "status": "damaged", "seconds": None, "programs": None, "best": None}

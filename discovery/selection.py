@@ -46,7 +46,8 @@ class Selection:
         def read(ledger: Ledger) -> dict[str, Any]:
             run = ledger.run()
             status = run.status if run.status == "finished" else "running" if running else "interrupted"
-            return {"name": run.name, "status": status, "elapsed": run.elapsed, "runs": run.versions["runs"]}
+            programs = len(run.versions["entrants"])
+            return {"name": run.name, "status": status, "elapsed": run.elapsed, "runs": run.versions["runs"], "programs": programs}
 
         return self._read(read) | {"levels": self.levels(), "courses": self.courses()}
 
@@ -74,7 +75,7 @@ class Selection:
         """Run -> its curve on the validation tasks, as far as it is measured, and the tell after which it overfits its own tasks."""
 
         def read(ledger: Ledger) -> dict[str, dict[str, Any]]:
-            rows = {(row.level, row.hash): row for row in ledger.levels()}
+            rows, seeds = {(row.level, row.hash): row for row in ledger.levels()}, config_of(ledger).validation.seeds
             curves = {}
             for name, points in ledger.run().versions["courses"].items():
                 found = [(point, rows.get((course_level(name), point[2]))) for point in points]
@@ -83,7 +84,7 @@ class Selection:
                     for (told, _, h, fitness), row in found
                     if row is not None
                 ]
-                curves[name] = {"curve": [_as_json(point) for point in curve], "overfits_after": meta_overfitting(curve)}
+                curves[name] = {"curve": [_as_json(point) for point in curve], "overfits_after": meta_overfitting(curve, seeds)}
             return curves
 
         return self._read(read)

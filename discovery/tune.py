@@ -179,14 +179,15 @@ def _evolve(
     generations, began = 0, time.monotonic()
     while not strategy.stop() and done + strategy.popsize <= config.budget and not scorer.stopping():
         asked = strategy.ask()
-        scored = scorer([with_offsets(program, found, x) for x in asked], seeds)
+        offsets = [[float(value) for value in x] for x in asked]
+        scored = scorer([with_offsets(program, found, x) for x in offsets], seeds)
         if len(scored) < len(asked):
             break
         strategy.tell(asked, [min(result.fitness, FAILED) for result in scored])
         done, generations = done + len(asked), generations + 1
-        for x, result in zip(asked, scored, strict=True):
+        for x, result in zip(offsets, scored, strict=True):
             if result.fitness < best_fitness:
-                best_fitness, best = result.fitness, [float(value) for value in x]
+                best_fitness, best = result.fitness, x
         on_progress(done, config.budget, time.monotonic() - began)
     return ([best, [float(value) for value in strategy.result.xfavorite]] if generations else []), done
 

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import NamedTuple
+
+from scipy import stats
 
 from ..ledger import BirthRow
 
@@ -66,21 +67,29 @@ def thinned(found: Sequence[Improvement], most: int) -> list[Improvement]:
     return [found[round(index * (len(found) - 1) / (most - 1))] for index in range(most)]
 
 
-def meta_overfitting(curve: Sequence[CurvePoint]) -> int | None:
+def meta_overfitting(curve: Sequence[CurvePoint], seeds: int) -> int | None:
     """The tell after which a search overfits its tasks: that of the best point on the validation tasks, if the last is worse.
 
-    Worse means by more than chance: a one-sided normal test of the difference at the level 0.05, Bonferroni-corrected because the
-    best is chosen among the points, with the standard error pooled over all points. None where the validation fitness still
-    improves, where the last point is no worse than that, and where no point has an error (a single seed).
+    Worse means by more than chance: a one-sided t-test of the difference at the level 0.05, Bonferroni-corrected because the best
+    is chosen among the points, with the variance pooled over the points from the best to the last. None where the validation
+    fitness still improves, where the last point is no worse than that, and where a single seed gives no error.
 
-    >>> curve = [CurvePoint(told, "", -told / 10, value, 0.1) for told, value in ((0, 0.0), (9, -2.0), (40, -1.0), (60, 0.5))]
-    >>> meta_overfitting(curve), meta_overfitting(curve[:2])
+    Args:
+        curve: by told.
+        seeds: that each point is the mean of.
+
+    >>> points = ((0, 0.0), (9, -2.0), (40, -1.0), (60, 0.5))
+    >>> curve = [CurvePoint(told, "", -told / 10, value, 0.1) for told, value in points]
+    >>> meta_overfitting(curve, 3), meta_overfitting(curve[:2], 3)
     (9, None)
     """
-    errors = [point.error for point in curve if point.error is not None]
-    if len(curve) < 2 or not errors:
+    if len(curve) < 2 or seeds < 2:
         return None
-    best, last = min(curve, key=lambda point: point.validation), curve[-1]
-    pooled = math.sqrt(math.fsum(error**2 for error in errors) / len(errors))
-    quantile = NormalDist().inv_cdf(1 - LEVEL_OF_TEST / (len(curve) - 1))
-    return best.told if last.validation - best.validation > quantile * math.sqrt(2) * pooled else None
+    best = min(range(len(curve)), key=lambda index: curve[index].validation)
+    rise = curve[-1].validation - curve[best].validation
+    variances = [point.error**2 for point in curve[best:] if point.error is not None]
+    if not rise > 0 or not variances:
+        return None
+    error = math.sqrt(2 * math.fsum(variances) / len(variances))
+    quantile = float(stats.t.ppf(1 - LEVEL_OF_TEST / (len(curve) - 1), len(variances) * (seeds - 1)))
+    return curve[best].told if rise > quantile * error else None
