@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepsmith.discovery import ConfigError, SearchConfig
+from stepsmith.discovery.config import from_dict
 from stepsmith.discovery.evaluate import Evaluation, Job, Status
 from stepsmith.discovery.evaluate.extrapolate import (
     CHECKPOINTS,
@@ -178,6 +180,24 @@ def test_a_race_that_is_off_keeps_nothing():
     race = Race(RacingConfig(calibration=60), {})
     assert not any(observed(race, 0, 70)) and not race.calibrating
     assert race.to_json() == {} and race.limits_of(100) == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"calibration": 19}, "racing.calibration must be 20 to 10000, got 19"),
+        ({"calibration": 10_001}, "racing.calibration must be 20 to 10000, got 10001"),
+        ({"keep": 0.0}, "racing.keep must be above 0 and at most 1, got 0.0"),
+        ({"keep": math.nan}, "racing.keep must be above 0 and at most 1, got nan"),
+        ({"confidence": -1.0}, "racing.confidence must be 0 to 100, got -1.0"),
+        ({"confidence": math.inf}, "racing.confidence must be 0 to 100, got inf"),
+    ],
+    ids=str,
+)
+def test_settings_outside_their_range_are_named(settings, words):
+    with pytest.raises(ConfigError) as caught:
+        from_dict(SearchConfig, {"racing": settings})
+    assert str(caught.value) == words
 
 
 SLOW = "def train(w, g, lr):\n    update = w * -0.02\n    update = update + g * 0.001\n    return update\n"
