@@ -33,7 +33,7 @@ LEDGER = "ledger.sqlite"
 CONFIG = "config.toml"
 BEST = "best.py"
 LOCK = "ledger.lock"  # held by the session that writes the run
-FORMAT = "1"  # of the language, the canonical form and the seeds; part of what makes runs comparable
+FORMAT = "2"  # of the language, the canonical form and the seeds; part of what makes runs comparable
 
 OnProgress = Callable[[Snapshot], None]
 _log = logging.getLogger(__name__)

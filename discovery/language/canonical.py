@@ -1,15 +1,19 @@
-"""The exact tier of canonical form: what a program computes, whatever its names and the order of its statements.
+"""The exact tier of canonical form: what a program computes, whatever its names, the order and the form of its statements.
 
 `prune` removes statements that never reach an output, also across steps: a state that only feeds itself is dead, which a
-fixed point over the states finds. `canonical_hash` hashes the data flow that is left: renaming, the order of independent
-statements, the order of commutative arguments, repeated computation and dead code do not change it. Programs with equal
-hashes compute equal outputs, to rounding.
+fixed point over the states finds. `canonical_hash` is the digest of the normal form of what is left (`normal`): renaming,
+order, repeated computation, dead code, identities and the scales of states do not change it. Programs with equal hashes
+compute equal outputs, to rounding, wherever all values are finite.
 """
 
 from hashlib import blake2b
 
+from .normal.flow import normal_form
 from .ops import OPS
 from .program import Argument, Program, Statement
+
+MEMO_SIZE = 100_000  # programs
+_memo: dict[bytes, str] = {}  # digest of a data flow -> digest of its normal form; a cache alone
 
 _COMMUTATIVE = frozenset(name for name, op in OPS.items() if op.commutative)
 
@@ -66,7 +70,7 @@ def canonical_hash(program: Program) -> str:
     ...     return update, m''')
     >>> other = parse('''def train(w, g, m, lr):
     ...     x = sin(w)
-    ...     a = interp(g, m, 0.9)
+    ...     a = g * 0.1 + m * 0.9
     ...     update = lr * a
     ...     m = a
     ...     return update, m''')
@@ -78,12 +82,23 @@ def canonical_hash(program: Program) -> str:
 
 def canonical_hash_of_pruned(pruned: Program) -> str:
     """`canonical_hash` of a program that `prune` returned."""
+    flow = _data_flow(pruned)
+    known = _memo.get(flow)
+    if known is None:
+        if len(_memo) >= MEMO_SIZE:
+            _memo.clear()
+        known = _memo[flow] = normal_form(pruned).digest
+    return known
+
+
+def _data_flow(pruned: Program) -> bytes:
+    """A digest that renaming, order, commuted arguments and repeated computation do not change: cheap, and told apart far more."""
     digests: dict[Argument, bytes] = {name: name.encode() for name in pruned.inputs}
     for statement in pruned.statements:
         digests[statement.target] = _digest(statement, digests)
     parts = [digests["update"]]
     parts += [state.encode() + b"=" + digests[state] for state in sorted(pruned.states)]
-    return blake2b(b";".join(parts), digest_size=16).hexdigest()
+    return blake2b(b";".join(parts), digest_size=16).digest()
 
 
 def _digest(statement: Statement, digests: dict[Argument, bytes]) -> bytes:

@@ -1,7 +1,7 @@
 """A linear combination as statements."""
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..ops import Kind
 from ..program import Argument
@@ -15,6 +15,7 @@ Term = tuple[float, Node]
 Part = tuple[float, Argument]
 
 
+@runtime_checkable
 class Statements(Protocol):
     """Where statements go: `emit.Emitter`."""
 

@@ -196,7 +196,7 @@ class Emitter:
         """The constant goes to the scalars, and these are multiplied first."""
         parts.sort(key=lambda part: part[0])
         if same(abs(coefficient), 1.0):
-            coefficient = round(coefficient)
+            coefficient = math.copysign(1.0, coefficient)
         result: Argument = tidy(coefficient)
         for _, argument in parts:
             if result == 1.0:

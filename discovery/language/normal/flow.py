@@ -6,25 +6,25 @@ state starts; states with equal updates become one.
 """
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import groupby, islice, permutations, product
 from typing import NamedTuple
 
 from ..ops import Kind
-from ..program import Argument, Program
+from ..program import Argument, Program, Statement
 from .functions import apply
 from .nodes import ZERO, Node, Value, constant, input_node, key
 from .ring import scale
 
 MAX_ORDERS = 24  # orders tried among states that look alike
-MEMO_SIZE = 50_000  # operations
+MEMO_SIZE = 3000  # operations
 
 _INPUTS = {
-    "w": input_node("w", Kind.ARRAY, False),
-    "g": input_node("g", Kind.ARRAY, False),
-    **{name: input_node(name, Kind.SCALAR, False) for name in ("lr", "step", "progress")},
+    **{name: Value(1.0, input_node(name, Kind.ARRAY, False)) for name in ("w", "g")},
+    **{name: Value(1.0, input_node(name, Kind.SCALAR, False)) for name in ("lr", "step", "progress")},
 }
-_memo: dict[tuple[str, tuple[Value, ...]], Value] = {}  # a cache alone: what `apply` returns depends on nothing else
+_memo: dict[tuple, Value] = {}  # a cache alone: what `apply` returns depends on nothing else
 
 
 class NormalForm(NamedTuple):
@@ -45,17 +45,16 @@ class NormalForm(NamedTuple):
     digest: str
 
 
-def evaluate(program: Program, states: Mapping[str, Value]) -> dict[Argument, Value]:
-    """All variables of a program after one step from the given values of its states."""
-    values: dict[Argument, Value] = {name: Value(1.0, _INPUTS[name]) for name in ("w", "g", "lr", *program.extra)}
-    values.update(states)
+def evaluate(statements: Iterable[Statement], states: Mapping[str, Value]) -> dict[Argument, Value]:
+    """All variables after one step from the given values of the states."""
+    values: dict[Argument, Value] = {**_INPUTS, **states}
     if len(_memo) > MEMO_SIZE:
         _memo.clear()
-    for target, op, args in program.statements:
-        call = (op, tuple([values[a] if isinstance(a, str) else constant(a) for a in args]))
+    for target, op, args in statements:
+        call = (op, *[values[a] if isinstance(a, str) else constant(a) for a in args])
         result = _memo.get(call)
         if result is None:
-            result = _memo[call] = apply(*call)
+            result = _memo[call] = apply(op, call[1:])
         values[target] = result
     return values
 
@@ -76,7 +75,7 @@ def normal_form(program: Program) -> NormalForm:
     True
     """
     if not program.states:
-        update = evaluate(program, {})["update"]
+        update = evaluate(program.statements, {})["update"]
         return NormalForm(update, {}, {}, {}, _hash([update]))
     groups, scales = _layers(program)
     if all(len(group) == 1 for group in groups):
@@ -95,8 +94,9 @@ def _layers(program: Program) -> tuple[list[list[str]], dict[str, float]]:
     """
     env, scales, groups = dict.fromkeys(program.states, ZERO), {}, []
     remaining = list(program.states)
+    statements = _of_states(program)
     while remaining:
-        values = evaluate(program, env)
+        values = evaluate(statements, env)
         ready = sorted((values[state].node.digest, state) for state in remaining if values[state].coefficient)
         if not ready:
             break
@@ -110,15 +110,28 @@ def _layers(program: Program) -> tuple[list[list[str]], dict[str, float]]:
     return groups, scales
 
 
+def _of_states(program: Program) -> list[Statement]:
+    """The statements that the next states depend on."""
+    wanted: set[Argument] = set(program.states)
+    kept = []
+    for statement in reversed(program.statements):
+        if statement.target in wanted:
+            wanted.discard(statement.target)
+            wanted.update(statement.args)
+            kept.append(statement)
+    return kept[::-1]
+
+
+@lru_cache(maxsize=64)
 def _state(name: str) -> Node:
-    return _INPUTS.setdefault(name, input_node(name, Kind.ARRAY, True))
+    return input_node(name, Kind.ARRAY, True)
 
 
 def _in_order(program: Program, order: list[str], leaders: Mapping[str, str], scales: Mapping[str, float]) -> NormalForm:
     """The normal form with the states named in the given order; drops those that nothing reads."""
     while True:
         names = {state: f"s{index}" for index, state in enumerate(order)}
-        values = evaluate(program, _environment(program, leaders, names, scales))
+        values = evaluate(program.statements, _environment(program, leaders, names, scales))
         update = values["update"]
         read, before = update.node.states, frozenset()
         while read != before:
@@ -147,7 +160,7 @@ def _merged(program: Program, groups: list[list[str]], scales: Mapping[str, floa
     while True:
         leaders = {state: group[0] for group in classes for state in group}
         names = {group[0]: f"s{index}" for index, group in enumerate(classes)}
-        values = evaluate(program, _environment(program, leaders, names, scales))
+        values = evaluate(program.statements, _environment(program, leaders, names, scales))
         finer = []
         for group in classes:
             found: dict[bytes, list[str]] = {}
@@ -167,6 +180,6 @@ def with_scales(program: Program, form: NormalForm, scales: Mapping[str, float])
     """The normal form with its states under the program's own names, each carried at another scale."""
     names = {state: state for state in form.states}
     own = {state: scales.get(leader, 1.0) * form.scales[state] / form.scales[leader] for state, leader in form.leaders.items()}
-    values = evaluate(program, _environment(program, form.leaders, names, own))
+    values = evaluate(program.statements, _environment(program, form.leaders, names, own))
     states = {state: scale(values[state], 1 / own[state]) for state in form.states}
     return form._replace(update=values["update"], states=states, scales=own)

@@ -26,30 +26,36 @@ def apply(op: str, args: tuple[Value, ...]) -> Value:
     4.0
     """
     try:
-        value = _folded(op, args) or _RULES.get(op, _opaque)(op, args)
-        if all(1 / LARGEST < abs(c) < LARGEST or c == 0 for c in _constants(value)) and (value.coefficient or value.node is ONE):
+        known = all(value.node is ONE for value in args)
+        value = _folded(op, args) if known else _RULES.get(op, _opaque)(op, args)
+        if _representable(value):
             return value
     except (ArithmeticError, ValueError):  # a constant out of range
         pass
     return _opaque(op, args)
 
 
-def _constants(value: Value) -> list[float]:
-    inner = [term[0] for term in value.node.args] if value.node.op == "sum" else []
-    return [value.coefficient, *inner]
+def _representable(value: Value) -> bool:
+    """Whether no constant has left the range of numbers."""
+    coefficient, node = value
+    if not coefficient:
+        return node is ONE
+    if not 1 / LARGEST < abs(coefficient) < LARGEST:
+        return False
+    return node.op != "sum" or all(1 / LARGEST < abs(c) < LARGEST for c, _ in node.args)
 
 
 def _opaque(op: str, args: tuple[Value, ...]) -> Value:
     return Value(1.0, operation_node(op, args))
 
 
-def _folded(op: str, args: tuple[Value, ...]) -> Value | None:
-    """The value of an operation of constants, if it is finite."""
-    if op not in OPS or any(value.node is not ONE for value in args):
-        return None
+def _folded(op: str, args: tuple[Value, ...]) -> Value:
+    """An operation of constants: its value, if that does not depend on the parameters' shapes and is finite."""
+    if op not in OPS:
+        return _opaque(op, args)
     fn = OPS[op].fn
     if fn is None or OPS[op].shape not in (Shape.CONSTANT, Shape.MAP, Shape.INTERPOLATE):
-        return None
+        return _RULES.get(op, _opaque)(op, args)
     with np.errstate(all="ignore"):
         result = float(fn(np, *(np.float64(value.coefficient) for value in args)))
     return constant(result) if math.isfinite(result) else _opaque(op, args)
@@ -142,7 +148,7 @@ def _log(op: str, args: tuple[Value, ...]) -> Value:
     if node.op == "product":
         exponent = math.gcd(*(e for _, e in node.args))
         node = ring.from_factors((factor, e // exponent) for factor, e in node.args)
-    result = ring.scale(_log_of(node), exponent)
+    result = ring.scale(_log_of(node), float(exponent))
     return ring.scale(ring.add([result, constant(math.log(abs(value.coefficient)))]), 1 / _LOG_OF_BASE[op])
 
 

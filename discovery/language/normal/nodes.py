@@ -102,35 +102,28 @@ def input_node(name: str, kind: Kind, state: bool) -> Node:
 
 def product_node(factors: tuple[tuple[Node, int], ...]) -> Node:
     """A product of two or more atoms, or a power of one, sorted by digest."""
-    text = b"*".join([b"%s^%d" % (node.digest, exponent) for node, exponent in factors])
-    nodes = [node for node, _ in factors]
-    return Node(
-        "product",
-        factors,
-        _digest(b"product" + text),
-        max(node.kind for node in nodes),
-        all(node.total for node in nodes),
-        all(node.nonnegative or not exponent % 2 for node, exponent in factors),
-        all(node.positive for node in nodes),
-        _states(nodes),
-    )
+    parts, kind, total, nonnegative, positive, states = [b"product"], Kind.SCALAR, True, True, True, _NO_STATES
+    for node, exponent in factors:
+        parts.append(b"%s^%d" % (node.digest, exponent))
+        kind = max(kind, node.kind)
+        total = total and node.total
+        nonnegative = nonnegative and (node.nonnegative or not exponent % 2)
+        positive = positive and node.positive
+        states = states | node.states if node.states else states
+    return Node("product", factors, _digest(b"*".join(parts)), kind, total, nonnegative, positive, states)
 
 
 def sum_node(terms: tuple[tuple[float, Node], ...]) -> Node:
     """A sum of two or more terms, sorted by digest, the constant last, with first coefficient 1."""
-    text = b"+".join([b"%s*%s" % (number(coefficient), node.digest) for coefficient, node in terms])
-    nodes = [node for _, node in terms]
-    nonnegative = all(node.nonnegative and coefficient > 0 for coefficient, node in terms)
-    return Node(
-        "sum",
-        terms,
-        _digest(b"sum" + text),
-        max(node.kind for node in nodes),
-        all(node.total for node in nodes),
-        nonnegative,
-        nonnegative and any(node.positive for node in nodes),
-        _states(nodes),
-    )
+    parts, kind, total, nonnegative, positive, states = [b"sum"], Kind.SCALAR, True, True, False, _NO_STATES
+    for coefficient, node in terms:
+        parts.append(b"%s*%s" % (number(coefficient), node.digest))
+        kind = max(kind, node.kind)
+        total = total and node.total
+        nonnegative = nonnegative and node.nonnegative and coefficient > 0
+        positive = positive or node.positive
+        states = states | node.states if node.states else states
+    return Node("sum", terms, _digest(b"+".join(parts)), kind, total, nonnegative, nonnegative and positive, states)
 
 
 # Infinite or undefined at some finite arguments; `reciprocal` and `clip` depend on their arguments.
@@ -145,26 +138,18 @@ _KEEP_SIGN = frozenset(
 def operation_node(op: str, args: tuple[Value, ...]) -> Node:
     """An operation of the language, or one unknown to the rewriting, of some values."""
     parts = [key(value) for value in args]
-    if op in OPS and OPS[op].commutative:
-        args = tuple(value for _, value in sorted(zip(parts, args, strict=True), key=lambda pair: pair[0]))
-        parts.sort()
+    if op in _COMMUTATIVE and parts[0] > parts[1]:
+        args, parts = args[::-1], parts[::-1]
     nonnegative, positive = _signs(op, args)
     nodes = [value.node for value in args]
-    return Node(
-        op,
-        args,
-        _digest(op.encode() + b"(" + b",".join(parts) + b")"),
-        _kind(op, nodes),
-        _total(op, args),
-        nonnegative,
-        positive,
-        _states(nodes),
-    )
+    states = _NO_STATES
+    for node in nodes:
+        states = states | node.states if node.states else states
+    digest = _digest(b"%s(%s)" % (op.encode(), b",".join(parts)))
+    return Node(op, args, digest, _kind(op, nodes), _total(op, args), nonnegative, positive, states)
 
 
-def _states(nodes: list[Node]) -> frozenset[str]:
-    sets = [node.states for node in nodes if node.states]
-    return frozenset().union(*sets) if len(sets) > 1 else sets[0] if sets else _NO_STATES
+_COMMUTATIVE = frozenset(name for name, op in OPS.items() if op.commutative)
 
 
 def _kind(op: str, nodes: list[Node]) -> Kind:

@@ -88,7 +88,7 @@ def _merged(found: Factors) -> tuple[float, Node]:
     exponentials = [(node, exponent) for node, exponent in found.values() if node.op == "exp"]
     if not exponentials or (len(exponentials) == 1 and exponentials[0][1] == 1):
         return 1.0, from_factors(found.values())
-    together = exponential(add([scale(node.args[0], exponent) for node, exponent in exponentials]))
+    together = exponential(add([scale(node.args[0], float(exponent)) for node, exponent in exponentials]))
     rest = from_factors((node, exponent) for node, exponent in found.values() if node.op != "exp")
     product = multiply(together, Value(1.0, rest))
     return product.coefficient, product.node

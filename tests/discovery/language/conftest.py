@@ -1,4 +1,7 @@
-"""Running programs through the interpreter."""
+"""Running programs through the interpreter; the NumPy evaluator is tests/benchmarks/soundness.py."""
+
+import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +9,8 @@ import optax
 import pytest
 
 from stepsmith.discovery.language import as_transformation
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # soundness
 
 STEPS = 3
 
