@@ -51,7 +51,7 @@ class Place:
 def plan(device: str = "auto", workers: int = 0, cpu_workers: int = 0, memory_fraction: float = 0.9) -> tuple[Place, ...]:
     """Where the workers of this host run.
 
-    A worker on the CPU has one core and one thread, since the number of threads changes the last bits of a result. An
+    A worker on the CPU has one thread, and a core of its own where there is one worker a core or more, since the number of threads changes the last bits of a result. An
     accelerator has one worker; the cores that the CPU workers leave are shared out among the accelerators' workers.
 
     Args:
@@ -81,7 +81,9 @@ def plan(device: str = "auto", workers: int = 0, cpu_workers: int = 0, memory_fr
         return _beside_each_other(device, workers, cpu_workers, memory_fraction, cores)
     if cpu_workers:
         raise ConfigError(f"cpu_workers are those beside a gpu or tpu, got {cpu_workers} with device {device}; use workers")
-    return tuple(_on_cpu(i, cores[i % len(cores)]) for i in range(workers or len(cores)))
+    count = workers or len(cores)
+    # With cores to spare the system chooses: two runs of one worker each would else share the first core.
+    return tuple(_on_cpu(i, tuple(cores) if count < len(cores) else (cores[i % len(cores)],)) for i in range(count))
 
 
 def _beside_each_other(
@@ -102,7 +104,7 @@ def _beside_each_other(
         environment = _gpu_environment(name, memory_fraction) if device == "gpu" else _tpu_environment(name)
         share = tuple(left[index :: len(names)]) or (left[index % len(left)],)
         places.append(Place(device, index, environment, share, address_space_limit=False))
-    return (*places, *(_on_cpu(index, core) for index, core in enumerate(cores[len(left) :])))
+    return (*places, *(_on_cpu(index, (core,)) for index, core in enumerate(cores[len(left) :])))
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -161,8 +163,8 @@ def _ask_nvidia_smi() -> tuple[int, str]:
     return len(re.findall(r"^GPU [0-9]+:", done.stdout, re.MULTILINE)), f"nvidia-smi lists: {one_line(done.stdout) or 'none'}"
 
 
-def _on_cpu(index: int, core: int) -> Place:
-    return Place("cpu", index, {"JAX_PLATFORMS": "cpu", "NPROC": "1"}, (core,))
+def _on_cpu(index: int, cores: tuple[int, ...]) -> Place:
+    return Place("cpu", index, {"JAX_PLATFORMS": "cpu", "NPROC": "1"}, cores)
 
 
 def _gpu_environment(name: str, memory_fraction: float) -> dict[str, str]:

@@ -40,7 +40,7 @@ def to_short_text(program: Program, name: str = "train") -> str:
             text = inner(args[0])
         else:
             text = f"{op_name}({', '.join(map(inner, args))})"
-        if len(text) <= MAX_INLINE and _can_wait(program, index):
+        if len(text) <= MAX_INLINE and op_name != "copy" and _can_wait(program, index):
             waiting[target] = (text, own)
         else:
             lines.append(f"    {target} = {text}")

@@ -155,7 +155,7 @@ def test_a_damaged_ledger_is_left_as_it_is(finished_run, tmp_path, cut):
 @pytest.fixture
 def unfinished(small_config, tmp_path):
     """A run that was killed before its first commit."""
-    versions = {"tasks": {"digits_mlp": tasks.get("digits_mlp").version}, "yardsticks": {"digits_mlp": [-2.0, 1.0]}, "format": "1"}
+    versions = {"tasks": {"digits_mlp": tasks.get("digits_mlp").version}, "yardsticks": {"digits_mlp": [-2.0, 1.0]}, "format": "2"}
 
     def make(**changed):
         with Ledger.create(tmp_path / "ledger.sqlite", "x", dataclasses.asdict(small_config), versions | changed):

@@ -169,6 +169,7 @@ def test_each_tpu_chip_has_one_worker(monkeypatch, eight_cores):
 def test_workers_on_the_cpu_take_turns_on_its_cores(eight_cores):
     assert plan("auto") == plan("cpu") == plan("cpu", 8)
     assert [place.cores for place in plan("cpu", 9)] == [*((core,) for core in range(8)), (0,)]
+    assert [place.cores for place in plan("cpu", 2)] == [tuple(range(8))] * 2
 
 
 @pytest.mark.parametrize(
