@@ -304,6 +304,7 @@ def test_final_variants_are_for_no_search_and_every_look_is_counted(tmp_path):
     assert (read(tmp_path / "a").num_looks, read(tmp_path / "b").num_looks) == (1, 2)
     assert [(look["reason"], look["workloads"]) for look in looks.looks()] == [("Ada, to see", [final]), ("Bob, once more", [final])]
     assert sum(looks.level(number) for number in range(1, 1000)) < looks.LEVEL
+    assert all((looks.corrected(p, 3) <= 0.05) == (p <= looks.level(3)) for p in np.linspace(0, 0.01, 101))
     (tmp_path / "looks.jsonl").write_text("{not json\n")
     with pytest.raises(ValueError, match="mend the file"):
         looks.looks()
