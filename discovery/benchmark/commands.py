@@ -140,7 +140,8 @@ class Evaluate:
             out.print(f"held out, a miss costs the base workload: {', '.join(held_out)}")
         failed = sum(row.status != "ok" for row in done.rows)
         out.print(f"{failed} of {len(done.rows)} trials failed" + ("" if self.alone else f"; {done.about_baselines()}"))
-        if done.num_looks:
-            out.print(f"look {done.num_looks} at final variants: these intervals have {1 - looks.level(done.num_looks):.1%}")
+        if num_looks := done.num_looks:
+            level = 1 - looks.level(num_looks)
+            out.print(f"look {num_looks} at final variants: these intervals have {level:.1%}, and the p-values pay for it too")
         out.print(f"tables and profiles: {done.path}")
         return 0

@@ -1,6 +1,7 @@
 """`stepsmith evaluate`: trains every competitor on every workload, in workers, into a ledger; the same command goes on after a kill."""
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from ..evaluate import Result, Status, WorkerPool, plan
 from ..evaluate.identity import digest_of
 from ..interrupt import interruptible
 from ..ledger import EventRow, Ledger, LedgerError, Step, TrialRow, locked
+from ..rules import find
 from . import looks, space, targets, workloads
 from .record import KIND, LEDGER, Comparison, EvaluateConfig
 from .trial import Entry, TrialResult, as_json, entry
@@ -47,7 +49,8 @@ def evaluate(
         The comparison; trials are missing after Ctrl-C.
 
     Raises:
-        ValueError: something that cannot be compared, or a folder that holds another comparison.
+        ValueError: something that cannot be compared, a folder that holds another comparison, or a rule's file that was edited
+            meanwhile; what was done until then is kept.
     """
     competitors = {found.label: found for found in map(entry, config.check().entries)}
     if len(competitors) != len(config.entries):
@@ -60,8 +63,11 @@ def evaluate(
         if config.final:
             looks.record(reason, config.entries, config.final, path)
         jobs = _jobs(config, competitors, {(row.entry, row.workload, row.trial) for row in ledger.trials()})
-        if jobs:
-            _run(config, competitors, ledger, jobs, workers, on_progress)
+        if jobs and (edited := _run(config, competitors, ledger, jobs, workers, on_progress)):
+            raise ConfigError(
+                f"{edited} was edited while it was compared; the trials until then are kept in {path}: "
+                "undo the edit and give the same command to go on, or another folder to compare the new rule"
+            )
         return Comparison(path, config, ledger.trials())
 
 
@@ -127,7 +133,8 @@ def _jobs(config: EvaluateConfig, competitors: Mapping[str, Entry], done: set[tu
                 trials = tuple(missing[begin : begin + size])
                 settings = tuple(_settings(config, competitor, points[trial]) for trial in trials)
                 seeds = tuple(first + trial for trial in trials)
-                jobs.append(TrialJob(len(jobs), label, workload, trials, settings, seeds))
+                rule = competitor.source.digest or ""
+                jobs.append(TrialJob(len(jobs), label, workload, trials, settings, seeds, rule))
     return jobs
 
 
@@ -142,8 +149,10 @@ def _run(
     jobs: Sequence[TrialJob],
     workers: int,
     on_progress: OnProgress,
-) -> None:
-    by_key, versions = {job.key: job for job in jobs}, config.versions()
+) -> str | None:
+    """Runs the jobs until all are done, Ctrl-C, or a rule's file is another one, whose name it returns."""
+    open_jobs, new_keys = {job.key: job for job in jobs}, itertools.count(len(jobs))
+    versions, edited = config.versions(), None
     before, began = ledger.run().elapsed, time.monotonic()
     done = config.num_trials - sum(len(job.trials) for job in jobs)
     identities: dict[str, Any] = ledger.state().get("identities", {})
@@ -151,30 +160,48 @@ def _run(
     with interruptible() as stop, WorkerPool(TrialSpec(config.batch, config.budget), plan("cpu", workers), RUN_SECONDS) as pool:
         for job in jobs:
             pool.submit(job)
-        while by_key and not stop.requested:
+        while open_jobs and not stop.requested and edited is None:
             rows: list[TrialRow] = []
             events: list[EventRow] = []
             for result in pool.poll(0.2):
-                job = by_key.pop(result.key)
-                identities[digest_of(result.identity)] = dict(result.identity)
+                job = open_jobs.pop(result.key)
+                if _edited(competitors[job.entry]):
+                    edited = competitors[job.entry].rule
+                    continue
                 if result.status:
-                    events.append(EventRow(time.time(), str(result.status), f"{job.affinity} cost its workers"))
-                rows += _rows(job, result, versions[job.workload], competitors[job.entry].source.digest or "")
-            if rows:
-                done += len(rows)
-                elapsed = before + time.monotonic() - began
-                status = None if by_key else "finished"
+                    events.append(EventRow(time.time(), str(result.status), f"{job.affinity} {job.trials} cost its workers"))
+                if result.status and len(job.trials) > 1:  # one trial may be to blame for all of them
+                    for single in job.one_by_one(new_keys):
+                        open_jobs[single.key] = single
+                        pool.submit(single)
+                    continue
+                identities[digest_of(result.identity)] = dict(result.identity)
+                rows += _rows(job, result, versions[job.workload])
+            if rows or events:
+                done, elapsed = done + len(rows), before + time.monotonic() - began
+                status = "finished" if done == config.num_trials else None
                 ledger.commit(Step(trials=rows, events=events, state={"identities": identities}, elapsed=elapsed, status=status))
                 on_progress(done, config.num_trials, elapsed)
+    return edited
 
 
-def _rows(job: TrialJob, result: Result, version: str, rule: str) -> list[TrialRow]:
-    """The trials of a job; all of them failed where the job cost its workers."""
+def _edited(competitor: Entry) -> bool:
+    """Whether the rule's file is another one than when the comparison began, or none."""
+    if competitor.source.digest is None:
+        return False
+    try:
+        return find(competitor.rule).digest != competitor.source.digest
+    except (ValueError, OSError):
+        return True
+
+
+def _rows(job: TrialJob, result: Result, version: str) -> list[TrialRow]:
+    """The trials of a job; failed where it cost its workers."""
     measured = result.evaluations or [TrialResult(trial, result.status or Status.CRASHED, 0, 0.0, ()) for trial in job.trials]
     chosen = dict(zip(job.trials, zip(job.settings, job.seeds, strict=True), strict=True))
     rows = []
     for trial in measured:
         settings, seed = chosen[trial.trial]
         came = (str(trial.status), trial.steps, trial.seconds, json.dumps(as_json(trial.losses)), digest_of(result.identity))
-        rows.append(TrialRow(job.entry, job.workload, trial.trial, version, rule, json.dumps(settings), seed, *came))
+        rows.append(TrialRow(job.entry, job.workload, trial.trial, version, job.rule, json.dumps(settings), seed, *came))
     return rows

@@ -65,6 +65,20 @@ def looks() -> list[dict[str, object]]:
         raise ValueError(f"{file}: the record of looks at the final variants cannot be read: {error}; mend the file") from None
 
 
+def corrected(p_value: float, num_looks: int) -> float:
+    """A p-value that has paid for the looks as the intervals do; NaN stays NaN.
+
+    Args:
+        p_value: of one look.
+        num_looks: as in `level`.
+
+    Example:
+        >>> [round(corrected(0.01, num_looks), 6) for num_looks in (0, 1, 2, 10)]
+        [0.01, 0.02, 0.06, 1.0]
+    """
+    return min(p_value * LEVEL / level(num_looks), 1.0)
+
+
 def level(num_looks: int) -> float:
     """Error that the intervals of one look may have; those of all looks, however many, add up to at most `LEVEL`.
 

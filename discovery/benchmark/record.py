@@ -135,7 +135,7 @@ class Comparison(NamedTuple):
     def standings(
         self, reference: str | None = None, seconds: bool = False, with_baselines: bool = True, **settings: Any
     ) -> list[Standing]:
-        """The ranking; see `comparison.compare` for the settings.
+        """The ranking; see `comparison.compare` for the settings. Intervals and p-values pay for looks at final variants.
 
         Args:
             reference: what speed-ups are over; AdamW with linear decay where it takes part, else the first entry.
@@ -151,7 +151,9 @@ class Comparison(NamedTuple):
             chosen = usual  # a baseline, which has no seconds of this machine
         if self.config.ruleset == "self":
             settings = {"per_study": 1, **settings}
-        return compare(pool, chosen, seconds, level=looks.level(self.num_looks), **settings)
+        num_looks = self.num_looks
+        standings = compare(pool, chosen, seconds, level=looks.level(num_looks), **settings)
+        return [s._replace(p_value=looks.corrected(s.p_value, num_looks)) for s in standings]
 
     def _baselines(self) -> list[TrialRow]:
         if self.config.ruleset != "external":

@@ -1,7 +1,7 @@
 """A worker process that runs trials, started by the pool as ``python -m stepsmith.discovery.benchmark.worker DESCRIPTOR``."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, ClassVar
 
@@ -10,8 +10,9 @@ from ..evaluate import Status
 from ..evaluate.identity import identity
 from ..evaluate.process import run
 from ..evaluate.protocol import receive, send
+from ..rules import RuleError
 from . import workloads
-from .trial import Trainer, TrialResult, as_json, as_losses, entry
+from .trial import Entry, Trainer, TrialResult, as_json, as_losses, entry
 
 KEPT = 3  # trainers in memory; jobs of the same entry and workload come one after the other
 
@@ -37,6 +38,7 @@ class TrialJob:
     trials: tuple[int, ...]
     settings: tuple[dict[str, float], ...]
     seeds: tuple[int, ...]
+    rule: str  # digest of the rule where its name does not say all, else empty
 
     @property
     def runs(self) -> int:
@@ -46,8 +48,25 @@ class TrialJob:
     def affinity(self) -> str:
         return f"{self.entry} {self.workload}"
 
+    def one_by_one(self, keys: Iterator[int]) -> list["TrialJob"]:
+        """A job for each of its trials, with keys of their own."""
+        parts = zip(self.trials, self.settings, self.seeds, strict=True)
+        return [replace(self, key=next(keys), trials=(trial,), settings=(settings,), seeds=(seed,)) for trial, settings, seed in parts]
+
     def read(self, rows: list[list[Any]]) -> Sequence[TrialResult]:
         return [TrialResult(trial, Status(status), steps, seconds, as_losses(losses)) for trial, status, steps, seconds, losses in rows]
+
+
+def competitor(job: TrialJob) -> Entry:
+    """What a job trains.
+
+    Raises:
+        RuleError: the rule's file is another one than the job asks for. It ends the worker, and the coordinator sees why.
+    """
+    found = entry(job.entry)
+    if (found.source.digest or "") != job.rule:
+        raise RuleError(f"{found.rule} is another file than when the comparison began")
+    return found
 
 
 def serve(connection: Connection) -> None:
@@ -61,7 +80,7 @@ def serve(connection: Connection) -> None:
         if pair not in trainers:
             while len(trainers) >= KEPT:
                 trainers.pop(next(iter(trainers)))
-            trainers[pair] = Trainer(entry(job.entry), workloads.get(job.workload), spec.batch, spec.budget)
+            trainers[pair] = Trainer(competitor(job), workloads.get(job.workload), spec.batch, spec.budget)
         failpoints.reached("worker.evaluate")
         results = trainers[pair].run(job.trials, job.settings, job.seeds)
         rows = [[r.trial, str(r.status), r.steps, r.seconds, as_json(r.losses)] for r in results]
