@@ -89,9 +89,10 @@ def select(
     names = sorted({name for level in (*config.levels, config.validation) for name in level.tasks})
     refuse_final(names)
     versions = _versions(sources, config, {name: tasks.get(name).version for name in names})
-    with locked(path / LOCK), _ledger(path, sources, config, versions) as ledger:
-        if ledger.run().status != "finished":
-            with interruptible() as stop:
+    with locked(path / LOCK):
+        yardsticks = {} if (path / LEDGER).exists() else _yardsticks(names)  # before Ctrl-C becomes a wish: it may take long
+        with interruptible() as stop, _ledger(path, sources, config, versions, yardsticks) as ledger:
+            if ledger.run().status != "finished":
                 _Session(ledger, places, stop, on_progress).run()
     selection = Selection(path)
     if selection.status()["status"] == "finished" and config.levels:
@@ -126,16 +127,21 @@ def _versions(sources: Sequence[Source], config: SelectionConfig, task_versions:
     }
 
 
+def _yardsticks(names: Sequence[str]) -> dict[str, list[float]]:
+    found = {name: reference.stored_or_measured(tasks.get(name)) for name in names}
+    return {name: [tuned.log_loss, tuned.scale] for name, tuned in found.items()}
+
+
 @contextmanager
-def _ledger(path: Path, sources: Sequence[Source], config: SelectionConfig, versions: dict[str, Any]) -> Iterator[Ledger]:
+def _ledger(
+    path: Path, sources: Sequence[Source], config: SelectionConfig, versions: dict[str, Any], yardsticks: dict[str, list[float]]
+) -> Iterator[Ledger]:
     said = json.loads(json.dumps(dataclasses.asdict(config)))
     if (path / LEDGER).exists():
         with Ledger.open(path / LEDGER) as ledger:
             _check_same(path, ledger, said, versions)
             yield ledger
         return
-    found = {name: reference.stored_or_measured(tasks.get(name)) for name in versions["tasks"]}
-    yardsticks = {name: [tuned.log_loss, tuned.scale] for name, tuned in found.items()}
     with Ledger.create(path / LEDGER, path.name, said, versions | {"yardsticks": yardsticks}) as ledger:
         ledger.commit(_entry(sources, versions))
         yield ledger
