@@ -51,7 +51,7 @@ class Place:
 def plan(device: str = "auto", workers: int = 0, cpu_workers: int = 0, memory_fraction: float = 0.9) -> tuple[Place, ...]:
     """Where the workers of this host run.
 
-    A worker on the CPU has one thread, and a core of its own where there is one worker a core or more, since the number of threads changes the last bits of a result. An
+    A worker on the CPU has one thread, since the number of threads changes the last bits of a result. An
     accelerator has one worker; the cores that the CPU workers leave are shared out among the accelerators' workers.
 
     Args:
