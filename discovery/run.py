@@ -94,8 +94,9 @@ class Run:
 
         def read(ledger: Ledger) -> list[Finalist]:
             confirmed = dict(ledger.state().get("finalists", []))
-            size = configs.from_dict(SearchConfig, ledger.run().config).finalists
-            best = ledger.best(size)
+            run = ledger.run()
+            _check_search(self.folder, run)
+            best = ledger.best(configs.from_dict(SearchConfig, run.config).finalists)
             best.sort(key=lambda b: (confirmed.get(b.hash, float("inf")), b.fitness, b.hash))
             return [Finalist(i + 1, b.hash, b.fitness, confirmed.get(b.hash), b.statements, b.text) for i, b in enumerate(best)]
 
@@ -103,14 +104,18 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """One row of a list of runs; a ledger that cannot be read has the status damaged, and the reason is logged."""
+        row = {"run": str(self.path), "kind": None, "status": "damaged", "seconds": None, "programs": None, "trials": None, "best": None}
         try:
-            status, best = self.status(), self.hall_of_fame()[:1]
+            status = self.status()
+            known = {"kind": status["versions"].get("kind", "search"), "status": status["status"], "seconds": round(status["elapsed"], 1)}
+            if known["kind"] != "search":
+                return row | known | {"trials": self._read(lambda ledger: len(ledger.trials()))}
+            best = self.hall_of_fame()[:1]
         except ValueError as error:  # of the ledger, or of a config that this stepsmith does not know
             _log.warning("%s", error)
-            return {"run": str(self.path), "status": "damaged", "seconds": None, "programs": None, "best": None}
+            return row
         score = (best[0].fitness if best[0].confirmed is None else best[0].confirmed) if best else None
-        seconds, programs = round(status["elapsed"], 1), status["programs"]
-        return {"run": str(self.path), "status": status["status"], "seconds": seconds, "programs": programs, "best": score}
+        return row | known | {"programs": status["programs"], "best": score}
 
     def best(self, rank: int = 1) -> Finalist:
         """The finalist of a rank, from 1.
