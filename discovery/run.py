@@ -88,7 +88,9 @@ class Run:
         """The best programs: by confirmed fitness where the run has finished, else by that of the search."""
 
         def read(ledger: Ledger) -> list[Finalist]:
-            size = configs.from_dict(SearchConfig, ledger.run().config).finalists
+            run = ledger.run()
+            _check_search(self.folder, run)
+            size = configs.from_dict(SearchConfig, run.config).finalists
             return [make_finalist(i, b, confirmed) for i, (b, confirmed) in enumerate(best_confirmed(ledger, size), 1)]
 
         found, selection = self._read(read), self.selection()
@@ -129,15 +131,19 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         """One row of a list of runs; a ledger that cannot be read has the status damaged, and the reason is logged."""
+        row = {"run": str(self.path), "kind": None, "status": "damaged", "seconds": None, "programs": None, "trials": None, "best": None}
         try:
             here = Selection(self.path) if is_selection(self.path) else self
-            status, best = here.status(), here.hall_of_fame()[:1]
+            status = here.status()
+            kind = "selection" if here is not self else status["versions"].get("kind", "search")
+            known = {"kind": kind, "status": status["status"], "seconds": round(status["elapsed"], 1)}
+            if kind == "comparison":
+                return row | known | {"trials": self._read(lambda ledger: len(ledger.trials()))}
+            best = here.hall_of_fame()[:1]
         except ValueError as error:  # of the ledger, or of a config that this stepsmith does not know
             _log.warning("%s", error)
-            return {"run": str(self.path), "status": "damaged", "seconds": None, "programs": None, "best": None}
-        score = best[0].score if best else None
-        seconds, programs = round(status["elapsed"], 1), status["programs"]
-        return {"run": str(self.path), "status": status["status"], "seconds": seconds, "programs": programs, "best": score}
+            return row
+        return row | known | {"programs": status["programs"], "best": best[0].score if best else None}
 
     def best(self, rank: int = 1) -> Finalist:
         """The finalist of a rank, from 1.

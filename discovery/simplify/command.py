@@ -1,32 +1,24 @@
 """`stepsmith simplify`."""
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from ..config import ConfigError
-from ..language import Program, load, to_text
+from ..language import Program, to_text
 from ..language.message import one_line
-from ..run import LEDGER, Run
-from ..table import table_lines
+from ..options import INTERRUPTED, option
+from ..output import out, print_json, print_table
+from ..sources import program_of
 from ..view import counted, seconds_text
 from .judge import Verdict
 from .layout import to_short_text
 from .naming import readable
 from .pipeline import Settings, Simplified, Step, simplify
-
-INTERRUPTED = 130
-_out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-
-def _option(metavar: str, default: str, *aliases: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", aliases=aliases or None)
 
 
 @dataclass(frozen=True)
@@ -47,54 +39,46 @@ class Simplify:
     """of fitness; what is better by more is another rule and left alone (inf: take it)"""
     mutants: int = Settings.mutants
     """walks of the evolution without insertion"""
-    learning_rate_factor: Annotated[float | None, _option("FLOAT", "near 1, where the program does best")] = None
+    learning_rate_factor: Annotated[float | None, option("FLOAT", "near 1, where the program does best")] = None
     """that the program is trained with"""
     seed: int = Settings.seed
     """of mutations and training"""
-    output: Annotated[Path | None, _option("FILE", "standard output", "-o")] = None
+    output: Annotated[Path | None, option("FILE", "standard output", "-o")] = None
     """where to write the program"""
     json: bool = False
     """print the result as JSON, and nothing else"""
 
     def __call__(self) -> int:
         settings = Settings(self.tolerance, self.gain, self.seeds, self.seed, self.mutants, self.learning_rate_factor).check()
-        program = self._program()
+        program = program_of(self.source, self.rank)
         if self.output is not None and not self.output.absolute().parent.is_dir():  # noticed before the training
             raise ConfigError(f"{self.output}: there is no folder {self.output.parent} to write it to")
-        with counted(_out, "candidates of this stage", self.json) as on_progress:
+        with counted(out, "candidates of this stage", self.json) as on_progress:
             done = simplify(program, self.tasks, settings, on_progress)
         text = commented(self.source, self.tasks, settings, program, done)
         if self.output is not None:
             self.output.write_text(text)
         if self.json:
-            sys.stdout.write(json.dumps(as_json(done)) + "\n")
+            print_json(as_json(done))
         else:
             self._print(done, text)
         return INTERRUPTED if done.interrupted else 0
 
-    def _program(self) -> Program:
-        folder = Path(self.source)
-        if (folder / LEDGER).exists() or folder.is_dir():
-            return Run(folder).best(self.rank).program
-        return load(self.source)
-
     def _print(self, done: Simplified, text: str) -> None:
         if done.steps:
-            heading, lines = table_lines([_row(step) for step in done.steps], _out.width if _out.is_terminal else None)
-            for line in (*heading, *lines):
-                _out.print(line)
+            print_table([_row(step) for step in done.steps], False)
         if self.tasks:
-            _out.print(f"{done.runs} training runs in {seconds_text(done.seconds)}")
+            out.print(f"{done.runs} training runs in {seconds_text(done.seconds)}")
         if done.better is not None:
             program, verdict = done.better
-            _out.print(
+            out.print(
                 f"left alone, since it is better by {-verdict.difference:.2f} ({len(program.statements)} statements, --gain takes it):"
             )
-            _out.print(to_short_text(readable(program)))
+            out.print(to_short_text(readable(program)))
         if self.output is None:
             sys.stdout.write("\n" + text)
         else:
-            _out.print(f"wrote {self.output}")
+            out.print(f"wrote {self.output}")
 
 
 def commented(source: str, tasks: tuple[str, ...], settings: Settings, program: Program, done: Simplified) -> str:

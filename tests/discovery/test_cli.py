@@ -214,8 +214,8 @@ def test_a_run_in_tables_and_json(stepsmith, folder):
     code, out, _ = stepsmith("status", "done")
     assert code == 0 and out.startswith("done: finished") and status["hall_of_fame"][0]["text"] in out
     code, out, _ = stepsmith("runs", "--folder", ".", "--json")
-    rows = [(row["run"], row["status"], row["programs"]) for row in json.loads(out)]
-    assert code == 0 and rows == [("corrupt", "damaged", None), ("done", "finished", 40)]
+    rows = [(row["run"], row["kind"], row["status"], row["programs"]) for row in json.loads(out)]
+    assert code == 0 and rows == [("corrupt", None, "damaged", None), ("done", "search", "finished", 40)]
     assert "damaged" in stepsmith("runs", "--folder", ".")[1]
 
 

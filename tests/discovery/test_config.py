@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepsmith.discovery import Budget, ConfigError, SearchConfig, search
 from stepsmith.discovery.config import from_dict, load, to_dict
-from stepsmith.discovery.search import EvolutionConfig, MutationConfig
+from stepsmith.discovery.search import EvolutionConfig, LevelConfig, MutationConfig, RacingConfig, SelectionConfig
 
 CHANGED = SearchConfig(
     tasks=("digits_autoencoder", "digits_mlp"),
@@ -31,6 +31,8 @@ CHANGED = SearchConfig(
     memory_limit_mb=0,
     evolution=EvolutionConfig(30, 4, 100, 3, 0.1, 20),
     mutation=MutationConfig(0.5, 2.0, 0.0, 0.25, 0.75, 1.0, 12, 1, True),
+    racing=RacingConfig(True, 300, 0.2, 3.0),
+    selection=SelectionConfig(levels=(LevelConfig("B", ("logistic",)),)),
 )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.discovery import SearchConfig, resume, search
+from stepsmith.discovery import Run, SearchConfig, resume, search
 from stepsmith.discovery.benchmark import baselines, looks, space, targets, workloads
 from stepsmith.discovery.benchmark.evaluate import evaluate
 from stepsmith.discovery.benchmark.record import EvaluateConfig, read
@@ -145,8 +145,12 @@ def test_the_coordinator_opens_no_device_for_an_entry():
 
 
 def test_a_comparison_is_no_search(finished):
+    row = {"run": str(finished.path), "kind": "comparison", "status": "finished", "programs": None, "trials": 24, "best": None}
+    assert {**Run(finished.path).summary(), "seconds": 0} == {**row, "seconds": 0}
     with pytest.raises(ConfigError, match="holds a comparison; go on with its own command"):
         resume(finished.path)
+    with pytest.raises(ConfigError, match="holds a comparison; go on with its own command"):
+        Run(finished.path).hall_of_fame()
 
 
 def test_a_comparison_ranks_what_it_ran(finished):
