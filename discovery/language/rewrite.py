@@ -26,7 +26,7 @@ def simplify_exact(program: Program) -> Program:
     def train(w, g, m, lr):
         m = interp(g, m, 0.99)
         t1 = lr * 0.2
-        update = t1 * m
+        update = m * t1
         return update, m
     """
     pruned = prune(program)
