@@ -2,9 +2,9 @@
 
     python tests/benchmarks/strategies.py [--evaluations 1000] [--repeats 5] [--task digits_mlp] [-o FILE.csv]
 
-Each row is one search; rows that the file holds already are not run again, so the script goes on where it was stopped. A row's
-result is the lowest fitness of its finalists on seeds that no search saw, chosen by the fitness on the search's own seeds. AdamW and
-Lion with tuned hyperparameters are the evolutions of their constants alone.
+Each row is one search; rows that the file holds already are not run again, so the script goes on where it was stopped. Its result
+is the fitness, on 16 seeds that no search saw, of the program that was best on the search's own seeds. AdamW and
+Lion with tuned hyperparameters are the evolutions of their constants alone. All evolutions have a population of 50 and tournaments of 10.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from stepsmith.discovery import SearchConfig, search
+from stepsmith.discovery.search import EvolutionConfig
 
 FIELDS = ("task", "strategy", "initial", "evaluations", "repeat", "searched", "confirmed", "seconds")
 # name -> settings, and how many times the evaluations
@@ -31,7 +32,8 @@ ENTRANTS = {
 
 def run_one(task, settings, evaluations, repeat):
     """One search; what its best program is worth on its own seeds and on new ones."""
-    config = SearchConfig(tasks=(task,), budget=str(evaluations), seed=repeat, finalists=5, finalist_seeds=16, **settings)
+    shared = {"seeds_per_task": 1, "finalists": 5, "finalist_seeds": 16, "evolution": EvolutionConfig(50, 10)}
+    config = SearchConfig(tasks=(task,), budget=str(evaluations), seed=repeat, **shared, **settings)
     with tempfile.TemporaryDirectory() as folder:
         run = search(config, Path(folder) / "run", workers=1)
         status = run.status()
