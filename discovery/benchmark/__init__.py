@@ -1,7 +1,8 @@
 """How fast training algorithms are, by the AlgoPerf protocol.
 
 Start with `performance.py` (times, ratios, profiles and scores, as plain functions of NumPy arrays); `algoperf.py` reads the
-logs and targets that the AlgoPerf benchmark publishes and scores the submissions in them.
+logs and targets that the AlgoPerf benchmark publishes and scores the submissions in them. `stepsmith evaluate` runs comparisons
+of its own: `evaluate.py` trains (`worker.py`, `trial.py`), `record.py` reads what it left, `comparison.py` has the statistics.
 """
 
 from .algoperf import LogError, Standing, Targets, read_logs, read_targets, score_logs

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,15 +16,13 @@ import pytest
 
 from stepsmith.discovery import Run, SearchConfig, resume, search
 from stepsmith.discovery.benchmark import baselines, looks, space, targets, workloads
+from stepsmith.discovery.benchmark.comparison import Pool
 from stepsmith.discovery.benchmark.evaluate import evaluate
-from stepsmith.discovery.benchmark.record import EvaluateConfig, read
+from stepsmith.discovery.benchmark.record import Comparison, EvaluateConfig, read
 from stepsmith.discovery.benchmark.trial import Trainer, entry
-from stepsmith.discovery.benchmark.worker import TrialJob, competitor
 from stepsmith.discovery.config import ConfigError
 from stepsmith.discovery.export import to_optax
 from stepsmith.discovery.language import load
-from stepsmith.discovery.ledger import Ledger
-from stepsmith.discovery.rules import RuleError
 from stepsmith.tasks import DataError, scores, train
 
 pytestmark = pytest.mark.heavy
@@ -173,6 +172,22 @@ def test_a_comparison_ranks_what_it_ran(finished):
     assert read(finished.path).rows == finished.rows
 
 
+def test_intervals_and_p_values_pay_for_looks(monkeypatch):
+    reached = np.random.default_rng(0).lognormal(1.0, 0.4, (2, 8, 20)) * np.array([1.0, 1.25])[:, None, None]
+    names = tuple(f"w{i}" for i in range(8))
+    pool = Pool(("a", "b"), names, names, reached, np.full(8, 10.0), np.full(8, 40.0), np.ones((2, 8)))
+    monkeypatch.setattr(Comparison, "pool", lambda self, with_baselines: pool)
+    found = []
+    for num_looks in (0, 2):
+        monkeypatch.setattr(Comparison, "num_looks", num_looks)
+        standings = Comparison(Path(), EvaluateConfig(("a",)), []).standings(replicates=400)
+        found.append({standing.entry: standing for standing in standings})
+    free, paid = (each["b"] for each in found)
+    assert free.p_value < 1 / 6 and paid.p_value == pytest.approx(free.p_value * 6)  # 1 / (2 * 3) of the level is left
+    assert paid.speedup_interval[0] < free.speedup_interval[0] < free.speedup_interval[1] < paid.speedup_interval[1]
+    assert math.isnan(found[1]["a"].p_value)
+
+
 def test_killed_and_started_again_it_is_the_same(finished, tmp_path):
     path = tmp_path / "killed"
     command = [
@@ -220,77 +235,6 @@ def _rows(path):
         return len(read(path).rows)
     except ValueError:
         return 0
-
-
-DEADLY = """
-import os
-import jax
-import optax
-
-
-def die_above(rate):
-    if rate > BOUND:
-        os._exit(1)
-
-
-def mine(learning_rate=1e-3):
-    def update(updates, state, params=None):
-        jax.debug.callback(die_above, learning_rate(0))
-        return updates, state
-
-    return optax.chain(optax.GradientTransformation(lambda params: optax.EmptyState(), update), optax.adam(learning_rate))
-"""
-
-
-def test_a_trial_that_kills_its_workers_takes_no_other_with_it(tmp_path):
-    rates = 1e-3 * 10 ** (1.5 * (2 * space.points(3)[:, 0] - 1))
-    bound, killer = np.sort(rates)[-2:].mean(), int(np.argmax(rates))
-    rule = tmp_path / "deadly.py"
-    rule.write_text(DEADLY.replace("BOUND", repr(float(bound))))
-    done = evaluate(EvaluateConfig((str(rule),), (SMALL,), trials=3), tmp_path / "run", workers=1)
-    assert [(row.trial, row.status, row.steps) for row in done.rows] == [
-        (trial, "crashed", 0) if trial == killer else (trial, "ok", 120) for trial in range(3)
-    ]
-    with Ledger.open(tmp_path / "run" / "ledger.sqlite") as ledger:
-        assert ledger.run().status == "finished"
-        assert [event.message.split("linear ")[1] for event in ledger.events()] == [
-            f"{SMALL} (0, 1, 2) cost its workers",
-            f"{SMALL} ({killer},) cost its workers",
-        ]
-
-
-RULE = "import optax\n\n\ndef mine(learning_rate=0.01):\n    return optax.adam(learning_rate)\n"
-
-
-@pytest.mark.parametrize("edit", [RULE.replace("adam", "sgd"), "def mine("], ids=["another rule", "broken"])
-def test_an_edited_rule_ends_the_comparison_and_what_was_done_is_kept(tmp_path, edit):
-    rule, path = tmp_path / "mine.py", tmp_path / "run"
-    rule.write_text(RULE)
-    config = EvaluateConfig((str(rule),), (SMALL,), trials=10)
-
-    def on_progress(done, total, seconds):
-        if done == 5:
-            rule.write_text(edit)
-
-    with pytest.raises(ConfigError, match=r"mine.py was edited while it was compared; the trials until then are kept in .*/run: undo"):
-        evaluate(config, path, 1, on_progress)
-    assert len(read(path).rows) == 5
-    if "sgd" in edit:
-        with pytest.raises(ConfigError, match="holds another comparison: rules"):
-            evaluate(config, path, 1)
-        rule.write_text(RULE)
-        again = evaluate(config, path, 1)
-        assert again.missing == 0 and len({row.rule for row in again.rows}) == 1
-
-
-def test_a_worker_trains_no_other_rule_than_was_asked_for(tmp_path):
-    (tmp_path / "mine.py").write_text(RULE)
-    found = entry(str(tmp_path / "mine.py"))
-    job = TrialJob(0, found.label, SMALL, (0,), ({"learning_rate": 0.01},), (0,), found.source.digest)
-    assert competitor(job).source.digest == found.source.digest
-    (tmp_path / "mine.py").write_text(RULE.replace("adam", "sgd"))
-    with pytest.raises(RuleError, match="mine.py is another file than when the comparison began"):
-        competitor(job)
 
 
 def test_exported_files_and_self_tuning(tmp_path):
