@@ -14,7 +14,19 @@ from random import Random
 
 import numpy as np
 
-from stepsmith.discovery.language import OPS, Kind, ProgramError, canonical_hash, depends_on_gradient, infer, load, names, prune, to_text
+from stepsmith.discovery.language import (
+    OPS,
+    Kind,
+    ProgramError,
+    canonical_hash,
+    depends_on_gradient,
+    extended_operations,
+    infer,
+    load,
+    names,
+    prune,
+    to_text,
+)
 from stepsmith.discovery.language.ops import Shape
 from stepsmith.discovery.language.rewrite import simplify_exact
 from stepsmith.discovery.search import MutationConfig, mutant
@@ -24,12 +36,13 @@ STEPS = 4
 NOISE = 1e-13
 TOLERANCE = 1e-5
 REGIMES = ("normal", "mixed", "tiny", "huge")
+PAPER = [name for name in names() if not extended_operations(load(name))]
 
 
 def walk(seed):
-    """A well-typed program far from a shipped one."""
+    """A well-typed program of the paper's language, far from a shipped one."""
     random = Random(seed)
-    program = load(random.choice(names()))
+    program = load(random.choice(PAPER))
     config = MutationConfig(constant=random.choice((0.2, 0.5)), max_statements=random.choice((10, 20, 30)))
     for _ in range(random.randrange(1, 60)):
         candidate, _ = mutant(program, random, config)

@@ -176,7 +176,8 @@ def test_outputs_that_are_inputs_or_constants(lines):
     assert differs(program, simplify_exact(program), 0) is None
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@pytest.mark.heavy
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**9))
 def test_simplification_preserves_outputs(seed):
     program = walk(seed)
@@ -186,6 +187,7 @@ def test_simplification_preserves_outputs(seed):
     assert parse(to_text(simple)) == simple
 
 
+@pytest.mark.heavy
 def test_equal_hashes_mean_equal_outputs():
     groups = {}
     for seed in range(1200):
