@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ...tasks import reference, registry
 from ..evaluate.fitness import Evaluation, Yardstick
 from ..evaluate.worker import evaluate, prepare
-from ..language import Program, ProgramError, depends_on_gradient, infer, prune
+from ..language import Program, ProgramError, depends_on_gradient, extended_operations, infer, prune
 from ..language.message import shown
 from .exact import exact
 from .judge import EXTENSION, Judge, Verdict
@@ -227,7 +227,8 @@ def _constants(session: _Session, judge: Judge) -> None:
 
 
 def _judge(program: Program, names: Sequence[str], settings: Settings) -> Judge:
-    prepared = {name: prepare(name, settings.schedule) for name in names}
+    extended = bool(extended_operations(program))
+    prepared = {name: prepare(name, settings.schedule, extended) for name in names}
 
     def run(candidate: Program, task: str, seed: int, factor: float) -> Evaluation:
         return evaluate(prepared[task], candidate, seed, factor)

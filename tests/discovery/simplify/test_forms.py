@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obfuscation import obfuscate, outputs, same
 
-from stepsmith.discovery.language import ProgramError, canonical_hash, infer, load, names, parse, prune, to_text
+from stepsmith.discovery.language import ProgramError, canonical_hash, extended_operations, infer, load, names, parse, prune, to_text
 from stepsmith.discovery.search import MutationConfig, mutant
 from stepsmith.discovery.simplify.exact import exact
 from stepsmith.discovery.simplify.graph import to_graph, to_program
@@ -17,7 +17,8 @@ from stepsmith.discovery.simplify.parity import Parity, parities
 from stepsmith.discovery.simplify.rounding import constants, rounded, with_constant
 
 RELAXED = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-PROGRAMS = (st.sampled_from(names()), st.integers(0, 2**32), st.integers(0, 25))
+PAPER = [name for name in names() if not extended_operations(load(name))]  # what the NumPy reference below knows
+PROGRAMS = (st.sampled_from(PAPER), st.integers(0, 2**32), st.integers(0, 25))
 
 
 def _mutated(name, seed, count):
