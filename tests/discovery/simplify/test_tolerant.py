@@ -127,8 +127,8 @@ def _judge(shift, noise, *, fails=False, stream=7, **settings):
         own = np.random.default_rng((stream, next(draws))).normal() * noise
         mine = canonical_hash(program) == canonical_hash(OTHER)
         if mine and fails:
-            return Evaluation(task, seed, Status.DIVERGED, None, 1, 0.0)
-        return Evaluation(task, seed, Status.OK, math.exp(shared + SCALE * (own + shift * mine)), 1, 0.0)
+            return Evaluation(task, seed, 1.0, Status.DIVERGED, None, 1, 0.0)
+        return Evaluation(task, seed, 1.0, Status.OK, math.exp(shared + SCALE * (own + shift * mine)), 1, 0.0)
 
     return Judge(ORIGINAL, run, {"toy": Yardstick(0.0, SCALE)}, **settings)
 
