@@ -70,7 +70,7 @@ def test_the_extended_language(small_config, tmp_path):
     assert best.confirmed is not None and extended_operations(best.program)
     assert "def orthogonalize" in (run.folder / "best.py").read_text()
     with Ledger.open(run.folder / "ledger.sqlite") as ledger:
-        assert ledger.outcomes()[canonical_hash(load_program("muon"))][1] == "ok"
+        assert ledger.outcomes()[canonical_hash(load_program("muon"))][0] == "ok"
 
 
 def test_random_search_draws_from_the_initial_program_alone(small_config, tmp_path):
