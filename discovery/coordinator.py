@@ -5,30 +5,25 @@ which worker was faster, so in deterministic mode 1 or 20 workers give the same 
 one: candidates that had been asked and not told are in the ledger and are evaluated again.
 """
 
-import json
-import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..tasks import registry as tasks
 from . import failpoints
 from .config import Budget, SearchConfig
 from .evaluate import Evaluation, Job, Outcome, Race, Result, Status, WorkerPool, Yardstick, outcome
-from .evaluate.identity import digest_of
-from .language import Program, operations, prune, to_text
-from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, ToldRow
+from .evaluate.fitness import log_loss
+from .language import Program, prune
+from .ledger import EvaluationRow, Ledger, LedgerError
+from .recorder import Recorder
 from .search import Candidate, SearchState, Strategy
 from .search.hall_of_fame import Entry, HallOfFame
 
-COMMIT_SECONDS = 0.5
 QUEUE_FACTOR = 4  # candidates asked and not told, per evaluation in flight, most of them duplicates
 FINALIST_KEY = 1 << 50  # keys of the finalists' jobs, beyond all births
-
-_log = logging.getLogger(__name__)
 
 
 class Counters(NamedTuple):
@@ -70,83 +65,6 @@ class Snapshot(NamedTuple):
     hall_of_fame: tuple[Entry, ...]
     restarts: int
     note: str = ""  # while selecting: what there is to say instead
-
-
-class Recorder:
-    """Collects the rows of what happened and commits them, with the state that they led to, twice a second.
-
-    Args:
-        ledger: what it writes.
-        versions: of the tasks.
-        deterministic: whether results of another device or version than the run's first are noted.
-    """
-
-    def __init__(self, ledger: Ledger, versions: Mapping[str, str], deterministic: bool):
-        self._ledger = ledger
-        self._versions = versions
-        self._steps = {name: tasks.get(name).steps for name in versions}
-        self._deterministic = deterministic
-        self._identities: dict[str, Mapping[str, str]] = ledger.state().get("identities", {})  # digest -> what it stands for
-        self._step = Step([], [], [], [], [], [], levels=[])
-        self._last = time.monotonic()
-
-    @property
-    def due(self) -> bool:
-        return time.monotonic() - self._last >= COMMIT_SECONDS
-
-    def born(self, candidate: Candidate, block: int | None) -> None:
-        c = candidate
-        self._append("births", BirthRow(c.birth, c.hash, c.parent, c.mutation, c.program.to_json(), block))
-
-    def program(self, candidate: Candidate) -> None:
-        pruned = prune(candidate.program)
-        row = ProgramRow(candidate.hash, len(pruned.statements), to_text(pruned), candidate.birth, len(pruned.states), operations(pruned))
-        self._append("programs", row)
-
-    def evaluated(self, program_hash: str, result: Result) -> None:
-        for e in result.evaluations:
-            version, identity = self._versions[e.task], self._digest(result.identity)
-            asked = (version, e.learning_rate_factor, self._steps[e.task])
-            row = EvaluationRow(program_hash, e.task, e.seed, *asked, e.steps, str(e.status), e.loss, e.seconds, identity)
-            self._append("evaluations", row)
-
-    def scored(self, program_hash: str, result: Outcome) -> None:
-        self._append("outcomes", OutcomeRow(program_hash, result.fitness, str(result.status), json.dumps(result.scores)))
-
-    def told(self, birth: int, order: int, result: Outcome, cached: bool) -> None:
-        self._append("told", ToldRow(birth, order, result.fitness, str(result.status), cached))
-
-    def placed(self, row: LevelRow) -> None:
-        self._append("levels", row)
-
-    def event(self, kind: str, message: str) -> None:
-        self._append("events", EventRow(time.time(), kind, message))
-
-    def commit(self, state: dict[str, Any], elapsed: float, status: str | None = None) -> None:
-        self._step.state, self._step.elapsed, self._step.status = state | {"identities": self._identities}, elapsed, status
-        failpoints.reached("commit.before")
-        self._ledger.commit(self._step)
-        failpoints.reached("commit.after")
-        self._step = Step([], [], [], [], [], [], levels=[])
-        self._last = time.monotonic()
-
-    def _append(self, name: str, row: Any) -> None:
-        getattr(self._step, name).append(row)
-
-    def _digest(self, identity: Mapping[str, str]) -> str:
-        """The digest of a worker's identity; the state keeps what it stands for."""
-        digest = digest_of(identity)
-        if digest not in self._identities:
-            if self._identities and self._deterministic:
-                self._note_another(next(iter(self._identities.values())), identity)
-            self._identities[digest] = identity
-        return digest
-
-    def _note_another(self, first: Mapping[str, str], now: Mapping[str, str]) -> None:
-        changes = [f"{key} {first.get(key)} -> {now.get(key)}" for key in sorted({*first, *now}) if first.get(key) != now.get(key)]
-        message = f"results come from elsewhere than the run's first ({', '.join(changes)}): from here on its digest may be another"
-        self.event("identity", message)
-        _log.warning("%s", message)
 
 
 class Coordinator:
@@ -444,5 +362,5 @@ def mean_losses(evaluations: Sequence[Evaluation | EvaluationRow]) -> dict[str, 
     logs: dict[str, list[float]] = {}
     for evaluation in evaluations:
         if evaluation.loss is not None:
-            logs.setdefault(evaluation.task, []).append(math.log(max(evaluation.loss, 1e-6)))
+            logs.setdefault(evaluation.task, []).append(log_loss(evaluation.loss))
     return {task: math.exp(math.fsum(values) / len(values)) for task, values in logs.items()}

@@ -17,12 +17,12 @@ from ..tasks import reference
 from ..tasks import registry as tasks
 from .benchmark.workloads import is_final
 from .config import FORMAT, ConfigError
-from .coordinator import Recorder
 from .evaluate import Evaluation, Job, Place, Result, Status, WorkerPool, WorkerSpec, Yardstick
 from .evaluate.pool import QUEUE_PER_WORKER
 from .interrupt import Stop, interruptible
 from .language import Program, extended_operations, load, operations, parse, prune, to_text
 from .ledger import Best, EvaluationRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, locked
+from .recorder import Recorder
 from .search import SelectionConfig
 from .search.funnel import Placing, Request, placing, promoted, wanted
 from .search.levels import Level, make_level

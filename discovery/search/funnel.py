@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ...tasks.reference import MAX_EXTENSION
-from ..evaluate.fitness import LOSS_FLOOR, Evaluation, Outcome, Status, Yardstick
+from ..evaluate import fitness
+from ..evaluate.fitness import Evaluation, Outcome, Status, Yardstick
 from .levels import Level
 
 STEP = math.sqrt(10)  # of the learning rates that AdamW's reference is chosen from
@@ -53,7 +54,7 @@ def log_loss(runs: Runs, task: str, factor: float, seeds: Iterable[int]) -> floa
     losses = [run.loss for run in found if run is not None and run.loss is not None]
     if len(losses) < len(found):
         return None
-    return math.fsum(math.log(max(loss, LOSS_FLOOR)) for loss in losses) / len(losses)
+    return math.fsum(map(fitness.log_loss, losses)) / len(losses)
 
 
 def tune(level: Level, task: str, runs: Runs) -> Tuned:

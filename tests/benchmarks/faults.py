@@ -26,8 +26,8 @@ from stepsmith.discovery.failpoints import ACTIONS, COORDINATOR, VARIABLE, WORKE
 
 # Commits often, loses patience early.
 DRIVER = """
-import stepsmith.discovery.coordinator as coordinator, stepsmith.discovery.evaluate.pool as pool
-coordinator.COMMIT_SECONDS, pool.SHORTEST_TIME_LIMIT, pool.TIME_LIMIT_FACTOR, pool.STARTUP_SECONDS = 0.02, 3.0, 1.0, 60.0
+import stepsmith.discovery.recorder as recorder, stepsmith.discovery.evaluate.pool as pool
+recorder.COMMIT_SECONDS, pool.SHORTEST_TIME_LIMIT, pool.TIME_LIMIT_FACTOR, pool.STARTUP_SECONDS = 0.02, 3.0, 1.0, 60.0
 from stepsmith.discovery.cli import main
 main()
 """

@@ -54,7 +54,7 @@ def small_toml(small_config, tmp_path_factory):
 def start_command():
     """Starts `stepsmith ARGUMENTS` as a process that commits often; both its outputs come as one text."""
 
-    def start(*arguments, prelude="import stepsmith.discovery.coordinator as c; c.COMMIT_SECONDS = 0.02"):
+    def start(*arguments, prelude="import stepsmith.discovery.recorder as r; r.COMMIT_SECONDS = 0.02"):
         code = f"{prelude}\nfrom stepsmith.discovery.cli import main\nmain()"
         environment = {name: value for name, value in os.environ.items() if name not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
         command = [sys.executable, "-c", code, *map(str, arguments)]

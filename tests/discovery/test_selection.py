@@ -136,7 +136,7 @@ def test_the_course_holds_the_programs_that_led_the_search(selected):
 def test_a_killed_selection_runs_nothing_twice_and_ends_in_the_same_places(selected, places, tmp_path, asked, monkeypatch):
     first_level = dataclasses.replace(SELECTION, levels=SELECTION.levels[:1], validation=LevelConfig())
     sources = [selected.source(first_level)]
-    monkeypatch.setattr("stepsmith.discovery.coordinator.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("stepsmith.discovery.recorder.COMMIT_SECONDS", 0.0)
 
     def kill(progress):
         if progress.done == 1:

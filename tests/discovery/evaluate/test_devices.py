@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from jaxlib import xla_client
 
-from stepsmith.discovery import ConfigError, Devices, Run, coordinator, resume, search
+from stepsmith.discovery import ConfigError, Devices, Run, recorder, resume, search
 from stepsmith.discovery.evaluate import Job, Place, WorkerError, WorkerPool, WorkerSpec, plan
 from stepsmith.discovery.evaluate.devices import visible_gpus, visible_tpus
 from stepsmith.discovery.language import load
@@ -282,7 +282,7 @@ def moved(state):
 @pytest.mark.heavy
 @pytest.mark.parametrize(("mode", "elsewhere"), [("deterministic", True), ("deterministic", False), ("async", True)])
 def test_resuming_elsewhere_goes_on_and_is_noted(monkeypatch, caplog, small_config, finished_run, tmp_path, mode, elsewhere):
-    monkeypatch.setattr(coordinator, "COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "COMMIT_SECONDS", 0.0)
     run = interrupted_run(dataclasses.replace(small_config, mode=mode), tmp_path / "run")
     if elsewhere:
         edit(run, "state", "search_state", moved)
