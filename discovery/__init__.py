@@ -2,7 +2,7 @@
 
 Start with `run.py` (`search`, `resume`, `Run`) and `coordinator.py`, the loop. `language/` says what a program is, `vm/` runs it,
 `search/` proposes, `evaluate/` scores, `ledger/` remembers, `simplify/` makes the winner short and readable, `export/` writes it as
-an optax file, `cli.py` and `view.py` are the command line.
+an optax file; `selection/` and `tuning/` are what may follow a search, `cli.py` and `terminal/` the command line.
 """
 
 from .config import Budget, ConfigError, SearchConfig

@@ -24,7 +24,6 @@ from ..tasks.base import DataError
 from ..tasks.checks import check
 from ..tasks.cost import cost, seconds_per_step
 from . import config as configs
-from . import usage
 from .benchmark.commands import Evaluate, Score
 from .config import SearchConfig
 from .evaluate import Devices, WorkerError
@@ -32,15 +31,16 @@ from .export import to_optax
 from .language import load, to_text
 from .language import names as program_names
 from .language.message import one_line
-from .options import FAILED, INTERRUPTED, USAGE_ERROR, RunFolder, Workers, WorkersOn, check_workers, option
-from .output import out, print_finalists, print_hall_of_fame, print_json, print_table
 from .run import BEST, Run, resume, runs, search
-from .select_command import Select, print_selection, show
-from .selection import Selection
+from .selection.command import Select, print_selection, show
+from .selection.result import Selection
 from .simplify.command import Simplify
 from .sources import found, program_of
-from .tune_command import Tune
-from .view import savings_text, seconds_text, view
+from .terminal import usage
+from .terminal.options import FAILED, INTERRUPTED, USAGE_ERROR, RunFolder, Workers, WorkersOn, check_workers, option
+from .terminal.output import out, print_finalists, print_hall_of_fame, print_json, print_table
+from .terminal.view import savings_text, seconds_text, view
+from .tuning.command import Tune
 
 
 @dataclass(frozen=True)

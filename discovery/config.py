@@ -13,7 +13,8 @@ from typing import Any, Literal
 from tyro.conf import Suppress
 
 from .language.message import one_line, shown
-from .search import EvolutionConfig, MutationConfig, RacingConfig, SelectionConfig
+from .search import EvolutionConfig, MutationConfig, RacingConfig
+from .selection import SelectionConfig
 
 FORMAT = "2"  # of the language, the canonical form and the seeds; part of what makes runs comparable
 MAX_CHARACTERS = 100_000  # of a config file

@@ -14,23 +14,23 @@ from typing import Any
 import tomli_w
 
 from ..schedules import registry as schedules
-from ..tasks import reference
 from ..tasks import registry as tasks
 from . import config as configs
 from . import failpoints
 from .config import FORMAT, ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
-from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan
+from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan, yardstick
 from .export import Provenance, to_optax
 from .finalists import Finalist, best_confirmed, make_finalist
-from .funnel import Progress, Source, refuse_final, select
 from .interrupt import interruptible
 from .language import Program, depends_on_gradient, extended_operations, infer, load, prune
 from .ledger import Ledger, LedgerError, RunRow, is_locked, locked
-from .search import SelectionConfig, Strategy, constants_only, random_search, regularized_evolution
-from .search.validation import improvements, thinned
-from .selection import FOLDER as SELECTION
-from .selection import Selection, is_selection
+from .search import Strategy, constants_only, random_search, regularized_evolution
+from .selection import SelectionConfig
+from .selection.funnel import Progress, Source, refuse_final, select
+from .selection.result import FOLDER as SELECTION
+from .selection.result import Selection, is_selection
+from .selection.validation import improvements, thinned
 
 LEDGER = "ledger.sqlite"
 CONFIG = "config.toml"
@@ -238,9 +238,8 @@ def search(
     schedules.get(config.schedule)
     refuse_final([*config.tasks, *(name for level in (*config.selection.levels, config.selection.validation) for name in level.tasks)])
     places = _places(config, devices, workers, "cpu")
-    references = {name: _reference(name) for name in config.tasks}
-    versions = {name: found.version for name, found in references.items()}
-    yardsticks = {name: [found.log_loss, found.scale] for name, found in references.items()}
+    versions = {name: tasks.get(name).version for name in config.tasks}
+    yardsticks = {name: list(yardstick(name)) for name in config.tasks}
     platform = places[0].platform
     known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json(), "platform": platform}
     with locked(path / LOCK), Ledger.create(path / LEDGER, path.name, configs.to_dict(config), known) as ledger:
@@ -375,10 +374,6 @@ def _strategy(config: SearchConfig, initial: Program) -> Strategy:
         return random_search(initial, config.mutation, extended)
     evolution = constants_only if config.strategy == "constants_only" else regularized_evolution
     return evolution(initial, config.evolution, config.mutation, extended)
-
-
-def _reference(name: str) -> reference.Reference:
-    return reference.stored_or_measured(tasks.get(name))
 
 
 def _fresh_path() -> Path:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from .language import Program, load
 from .run import LEDGER, Run
-from .selection import Selection, is_selection
+from .selection.result import Selection, is_selection
 
 
 def found(folder: Path | str) -> Run | Selection | None:

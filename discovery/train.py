@@ -20,7 +20,7 @@ from ..tasks.base import Task
 from ..tasks.checkpoints import INTERRUPTED, OnChunk, TrainingResult, train_and_score, train_with_checkpoints
 from ..tasks.training import OK, STATUS_NAMES, TrainState
 from .rules import make_rule
-from .view import seconds_text
+from .terminal.view import seconds_text
 
 PLAIN_SECONDS = 2.0  # between two plain lines
 MAX_STEPS, MAX_SEED = 2**31 - 1, 2**32 - 1  # what the step counter and a key hold

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import tyro
 
 from ..config import ConfigError
-from ..options import INTERRUPTED, Workers, check_workers, option
-from ..output import out, print_json, print_standing, print_table
-from ..view import counted
+from ..terminal.options import INTERRUPTED, Workers, check_workers, option
+from ..terminal.output import out, print_json, print_standing, print_table
+from ..terminal.view import counted
 from . import algoperf, baselines, looks, report, targets, workloads
 from .comparison import PER_STUDY, STUDIES
 from .evaluate import evaluate

@@ -7,7 +7,7 @@ results comparable; `extrapolate.py` foresees the end of a run that is not worth
 
 from .devices import Devices, Place, plan
 from .extrapolate import Race
-from .fitness import Evaluation, Outcome, Status, Yardstick, outcome
+from .fitness import Evaluation, Outcome, Status, Yardstick, outcome, yardstick
 from .pool import Result, WorkerError, WorkerPool
 from .protocol import Job, WorkerSpec
 
@@ -26,4 +26,5 @@ __all__ = [
     "Yardstick",
     "outcome",
     "plan",
+    "yardstick",
 ]

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ...tasks import reference, registry
+
 LOSS_FLOOR = 1e-6
 
 
@@ -52,6 +54,12 @@ class Yardstick(NamedTuple):
     def score(self, loss: float) -> float:
         """``(log loss - log loss of tuned AdamW) / scale`` of one run."""
         return (log_loss(loss) - self.log_loss) / self.scale
+
+
+def yardstick(task: str) -> Yardstick:
+    """That of a task by name; tunes AdamW first where no reference is stored, which may take minutes."""
+    found = reference.stored_or_measured(registry.get(task))
+    return Yardstick(found.log_loss, found.scale)
 
 
 class Outcome(NamedTuple):

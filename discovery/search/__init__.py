@@ -1,13 +1,11 @@
 """Search strategies: what to try next.
 
 Start with `strategy.py`, the interface; `evolve.py` is regularized evolution, `baselines.py` random search, `mutate.py` how a
-child differs from its parent. `levels.py` and `funnel.py` select among what searches found, `validation.py` tells when a search
-began to overfit its tasks.
+child differs from its parent, `racing.py` and `hall_of_fame.py` what a search stops early and what it keeps.
 """
 
 from .baselines import random_search
 from .evolve import EvolutionConfig, constants_only, regularized_evolution
-from .levels import LevelConfig, SelectionConfig
 from .mutate import Child, MutationConfig, mutant, mutate
 from .racing import RacingConfig
 from .strategy import Candidate, Member, SearchState, Strategy
@@ -16,12 +14,10 @@ __all__ = [
     "Candidate",
     "Child",
     "EvolutionConfig",
-    "LevelConfig",
     "Member",
     "MutationConfig",
     "RacingConfig",
     "SearchState",
-    "SelectionConfig",
     "Strategy",
     "constants_only",
     "mutant",

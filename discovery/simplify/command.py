@@ -11,10 +11,10 @@ import tyro
 from ..config import ConfigError
 from ..language import Program, to_text
 from ..language.message import one_line
-from ..options import INTERRUPTED, option
-from ..output import out, print_json, print_table
 from ..sources import program_of
-from ..view import counted, seconds_text
+from ..terminal.options import INTERRUPTED, option
+from ..terminal.output import out, print_json, print_table
+from ..terminal.view import counted, seconds_text
 from .judge import Verdict
 from .layout import to_short_text
 from .naming import readable

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
-from ...tasks import reference, registry
-from ..evaluate.fitness import Evaluation, Yardstick
+from ..evaluate.fitness import Evaluation, yardstick
 from ..evaluate.worker import evaluate, prepare
 from ..language import Program, ProgramError, depends_on_gradient, extended_operations, infer, prune
 from ..language.message import shown
@@ -115,10 +114,8 @@ def simplify(
     >>> from ..language import load, to_text
     >>> print(to_text(simplify(load("momentum")).program))
     def train(w, g, m, lr):
-        product = m * 0.9
-        m = product + g
-        rate = lr * 0.1
-        update = m * rate
+        m = interp(g, m, 0.9)
+        update = m * lr
         return update, m
     """
     settings.check()
@@ -233,7 +230,7 @@ def _judge(program: Program, names: Sequence[str], settings: Settings) -> Judge:
     def run(candidate: Program, task: str, seed: int, factor: float) -> Evaluation:
         return evaluate(prepared[task], candidate, seed, factor)
 
-    yardsticks = {name: _yardstick(name) for name in names}
+    yardsticks = {name: yardstick(name) for name in names}
     first_seed = FIRST_SEED + 2 * SEED_BLOCK * settings.seed
     judge = Judge(program, run, yardsticks, settings.tolerance, settings.gain, settings.seeds, 1.0, first_seed)
     factor = settings.learning_rate_factor or _tuned(judge)
@@ -277,8 +274,3 @@ def _half_decades(exponent: int) -> float:
 
 def _mean_fitness(judge: Judge, factor: float) -> float:
     return math.fsum(judge.fitness(judge.original, judge.first_seed + i, factor) for i in range(TUNING_SEEDS)) / TUNING_SEEDS
-
-
-def _yardstick(name: str) -> Yardstick:
-    found = reference.stored_or_measured(registry.get(name))
-    return Yardstick(found.log_loss, found.scale)

@@ -12,7 +12,7 @@ import pytest
 from stepsmith.discovery import Run
 from stepsmith.discovery.cli import main
 from stepsmith.discovery.language import load, names, parse
-from stepsmith.discovery.table import table_lines
+from stepsmith.discovery.terminal.table import table_lines
 from stepsmith.optimizers import registry as optimizers
 from stepsmith.schedules import registry as schedules
 from stepsmith.tasks import registry as tasks

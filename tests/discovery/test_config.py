@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from stepsmith.discovery import Budget, ConfigError, SearchConfig, search
 from stepsmith.discovery.config import from_dict, load, to_dict
-from stepsmith.discovery.search import EvolutionConfig, LevelConfig, MutationConfig, RacingConfig, SelectionConfig
+from stepsmith.discovery.search import EvolutionConfig, MutationConfig, RacingConfig
+from stepsmith.discovery.selection import LevelConfig, SelectionConfig
 
 CHANGED = SearchConfig(
     tasks=("digits_autoencoder", "digits_mlp"),

@@ -7,7 +7,7 @@ from fuzz_outcome import VALID, Kind, refusal
 from hypothesis import strategies as st
 
 from stepsmith.discovery import ConfigError, cli
-from stepsmith.discovery.usage import UsageError
+from stepsmith.discovery.terminal.usage import UsageError
 
 OPTIONS = [
     "--config",

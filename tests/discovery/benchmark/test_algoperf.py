@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stepsmith.discovery import cli, output
+from stepsmith.discovery import cli
 from stepsmith.discovery.benchmark import LogError, read_logs, read_targets, score_logs
 from stepsmith.discovery.benchmark.algoperf import COLUMNS
+from stepsmith.discovery.terminal import output
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 PUBLISHED = {

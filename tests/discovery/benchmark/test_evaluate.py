@@ -319,7 +319,7 @@ BAD = {
     "a rule without a rate": (["ZERO.py", "--workloads", SMALL], "learning rate of its own above 0"),
     "another comparison": (["lion", "--workloads", SMALL, "--run", "DONE"], "holds another comparison: entries"),
     "fewer trials": (
-        ["lion", "momentum@cosine", "--workloads", SMALL, META, "--run", "DONE", "--trials", "1"],
+        ["lion", "momentum@cosine", "--workloads", SMALL, META, "--run", "DONE", "--trials", "1", "--trials-per-study", "1"],
         "holds another comparison: trials",
     ),
     "a folder below a file": (["lion", "--workloads", SMALL, "--run", "FILE/below"], "FILE"),

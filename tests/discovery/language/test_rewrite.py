@@ -196,7 +196,9 @@ def test_equal_hashes_mean_equal_outputs():
     several = [list(group.values()) for group in groups.values() if len(group) > 1]
     assert len(several) >= 10
     for first, *rest in several:
-        assert all(differs(first, other, 0) is None for other in rest), to_text(first)
+        # By the form that they share: of two programs one may overflow, and then have no output, where the other does not.
+        shared = simplify_exact(first)
+        assert all(differs(each, shared, 0) is None for each in (first, *rest)), to_text(first)
 
 
 def test_rounding_of_constants_does_not_show():

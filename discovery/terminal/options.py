@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from .config import ConfigError
-from .evaluate import Devices
+from ..config import ConfigError
+from ..evaluate import Devices
 
 FAILED, USAGE_ERROR, INTERRUPTED = 1, 2, 130
 

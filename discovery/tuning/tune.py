@@ -14,15 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from ..schedules import registry as schedules
-from ..tasks import reference
-from ..tasks import registry as tasks
-from .config import ConfigError
-from .evaluate import Job, Outcome, Place, WorkerPool, WorkerSpec, Yardstick, outcome
-from .funnel import refuse_final
-from .interrupt import interruptible
-from .language import Program, extended_operations, infer, prune
-from .search.constants import Coordinate, coordinates, with_offsets
+from ...schedules import registry as schedules
+from ..config import ConfigError
+from ..evaluate import Job, Outcome, Place, WorkerPool, WorkerSpec, Yardstick, outcome, yardstick
+from ..interrupt import interruptible
+from ..language import Program, extended_operations, infer, prune
+from ..selection.funnel import refuse_final
+from .constants import Coordinate, coordinates, with_offsets
 
 FIRST_SEED = 300_000  # of the tuning; the levels of a funnel have those from 100,000, searches from 1,000,000
 FIRST_CHOICE_SEED, FIRST_TEST_SEED = FIRST_SEED + 10_000, FIRST_SEED + 20_000
@@ -126,8 +124,7 @@ def tune(
     found = coordinates(program)
     if not found:
         raise ConfigError("this program has no constants that could be tuned")
-    references = {name: reference.stored_or_measured(tasks.get(name)) for name in config.tasks}
-    yardsticks = {name: Yardstick(tuned.log_loss, tuned.scale) for name, tuned in references.items()}
+    yardsticks = {name: yardstick(name) for name in config.tasks}
     settings = {"schedule": config.schedule, "memory_limit_mb": config.memory_limit_mb}
     spec = WorkerSpec(config.tasks, initial=program.to_json(), extended=bool(extended_operations(program)), **settings)
     with interruptible() as stop, WorkerPool(spec, places) as pool:

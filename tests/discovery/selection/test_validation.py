@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stepsmith.discovery.language import load
 from stepsmith.discovery.ledger import BirthRow
 from stepsmith.discovery.search.strategy import Candidate, init, tell_best
-from stepsmith.discovery.search.validation import CurvePoint, Improvement, improvements, meta_overfitting, thinned
+from stepsmith.discovery.selection.validation import CurvePoint, Improvement, improvements, meta_overfitting, thinned
 
 
 def births(told):

@@ -7,15 +7,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from .config import ConfigError
-from .evaluate import Devices, Outcome, plan
-from .language import to_text
-from .options import Workers, WorkersOn, check_workers, option
-from .output import out, print_json, print_table
-from .run import Run
-from .sources import is_run, program_of
+from ..config import ConfigError
+from ..evaluate import Devices, Outcome, plan
+from ..language import to_text
+from ..run import Run
+from ..sources import is_run, program_of
+from ..terminal.options import Workers, WorkersOn, check_workers, option
+from ..terminal.output import out, print_json, print_table
+from ..terminal.view import counted
 from .tune import TuneConfig, Tuned, tune
-from .view import counted
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepsmith.discovery.language import load, names, parse, prune
-from stepsmith.discovery.search.constants import coordinates, with_offsets
+from stepsmith.discovery.tuning.constants import coordinates, with_offsets
 
 PROGRAMS = {name: prune(load(name)) for name in names()}
 

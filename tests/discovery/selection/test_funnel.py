@@ -9,12 +9,12 @@ import time
 import numpy as np
 import pytest
 
-from stepsmith.discovery import ConfigError, Run, config, funnel, resume, search
+from stepsmith.discovery import ConfigError, Run, config, resume, search
 from stepsmith.discovery.cli import read_command
 from stepsmith.discovery.evaluate import plan
 from stepsmith.discovery.ledger import Ledger
-from stepsmith.discovery.search import LevelConfig, SelectionConfig
-from stepsmith.discovery.selection import FOLDER, Selection
+from stepsmith.discovery.selection import LevelConfig, SelectionConfig, funnel
+from stepsmith.discovery.selection.result import FOLDER, Selection
 from stepsmith.tasks import get
 from stepsmith.tasks.reference import stored
 

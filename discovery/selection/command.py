@@ -12,15 +12,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from . import config as configs
-from .config import ConfigError
-from .evaluate import Devices, plan
+from .. import config as configs
+from ..config import ConfigError
+from ..evaluate import Devices, plan
+from ..run import Run, refresh
+from ..terminal.options import INTERRUPTED, Workers, WorkersOn, check_workers, option
+from ..terminal.output import out, print_hall_of_fame, print_json, print_table
+from ..terminal.view import counted, seconds_text
 from .funnel import OnProgress, Progress, select
-from .options import INTERRUPTED, Workers, WorkersOn, check_workers, option
-from .output import out, print_hall_of_fame, print_json, print_table
-from .run import Run, refresh
-from .selection import BEST, FOLDER, Selection
-from .view import counted, seconds_text
+from .result import BEST, FOLDER, Selection
 
 
 @dataclass(frozen=True)

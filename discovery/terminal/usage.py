@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from .language.message import one_line
+from ..language.message import one_line
 
 _WIDE = "10000"  # columns: the box around a refusal then breaks none of its lines
 _BORDER = "│╰╯ "  # only spaces where the output has no such characters; a bottom line is then a rule

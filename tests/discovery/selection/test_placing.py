@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepsmith.discovery.evaluate import Evaluation, Outcome, Status, Yardstick
-from stepsmith.discovery.search.funnel import Placing, placing, promoted, tune, wanted
-from stepsmith.discovery.search.levels import LevelConfig, SelectionConfig, make_level
+from stepsmith.discovery.selection.levels import LevelConfig, SelectionConfig, make_level
+from stepsmith.discovery.selection.placing import Placing, placing, promoted, tune, wanted
 from stepsmith.tasks.reference import MAX_EXTENSION
 
 LEVEL = make_level(LevelConfig("B", ("one", "two"), seeds=3, tuning_seeds=2), 1)

@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .coordinator import Snapshot
-from .language import operations
-from .search.hall_of_fame import Entry
+from ..coordinator import Snapshot
+from ..language import operations
+from ..search.hall_of_fame import Entry
 
 PREPARING = "preparing: each worker compiles the tasks once"
 PLAIN_SECONDS = 10.0  # between two plain lines

@@ -9,7 +9,7 @@ from scipy import stats
 from stepsmith.discovery import ConfigError
 from stepsmith.discovery.evaluate import Outcome, Status, plan
 from stepsmith.discovery.language import load, parse
-from stepsmith.discovery.tune import TuneConfig, paired_p_value, tune
+from stepsmith.discovery.tuning.tune import TuneConfig, paired_p_value, tune
 
 ONE = plan("cpu", 1)
 BAD_ADAMW = load("adamw_corrected")  # its learning rate, 0.001, is 100 times too small on digits_mlp

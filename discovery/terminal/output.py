@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from .benchmark.algoperf import Standing
-from .finalists import Finalist
+from ..benchmark.algoperf import Standing
+from ..finalists import Finalist
 from .table import table_lines
 
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # a folder may be called [/b]

@@ -1,7 +1,7 @@
 """What a selection found: the finalists of searches on the levels of a funnel, and the course of each search on tasks that it has not seen.
 
 A selection has a folder and a ledger of its own; `funnel.select` fills it. What a level asks for and what its results mean is in
-search/funnel.py, when a search overfits in search/validation.py.
+placing.py, when a search overfits in validation.py.
 """
 
 import dataclasses
@@ -12,14 +12,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from . import config as configs
-from .config import ConfigError
-from .export import Provenance, to_optax
-from .finalists import Finalist, best_confirmed, make_finalist, ranked_by_level
-from .ledger import Ledger, LedgerError, LevelRow, is_locked
-from .search import SelectionConfig
-from .search.levels import VALIDATION, Level
-from .search.validation import CurvePoint, meta_overfitting
+from .. import config as configs
+from ..config import ConfigError
+from ..export import Provenance, to_optax
+from ..finalists import Finalist, best_confirmed, make_finalist, ranked_by_level
+from ..ledger import Ledger, LedgerError, LevelRow, is_locked
+from .levels import VALIDATION, Level, SelectionConfig
+from .validation import CurvePoint, meta_overfitting
 
 LEDGER, LOCK, BEST = "ledger.sqlite", "ledger.lock", "best.py"
 FOLDER = "selection"  # of a single run's, inside the run's folder

@@ -1,7 +1,7 @@
 """Sends finalists of searches through the levels of a funnel, and the course of each search over validation tasks.
 
 Like a search, it may be killed at any moment: what the ledger holds is not run again. Start with `_Session`; what a level asks for
-and what its results mean is in search/funnel.py.
+and what its results mean is in placing.py.
 """
 
 import dataclasses
@@ -13,21 +13,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..tasks import reference
-from ..tasks import registry as tasks
-from .benchmark.workloads import is_final
-from .config import FORMAT, ConfigError
-from .evaluate import Evaluation, Job, Place, Result, Status, WorkerPool, WorkerSpec, Yardstick
-from .evaluate.pool import QUEUE_PER_WORKER
-from .interrupt import Stop, interruptible
-from .language import Program, extended_operations, load, operations, parse, prune, to_text
-from .ledger import Best, EvaluationRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, locked
-from .recorder import Recorder
-from .search import SelectionConfig
-from .search.funnel import Placing, Request, placing, promoted, wanted
-from .search.levels import Level, make_level
-from .search.validation import Improvement
-from .selection import BEST, KIND, LEDGER, LOCK, Selection, config_of, course_level
+from ...tasks import registry as tasks
+from ..benchmark.workloads import is_final
+from ..config import FORMAT, ConfigError
+from ..evaluate import Evaluation, Job, Place, Result, Status, WorkerPool, WorkerSpec, Yardstick, yardstick
+from ..evaluate.pool import QUEUE_PER_WORKER
+from ..interrupt import Stop, interruptible
+from ..language import Program, extended_operations, load, operations, parse, prune, to_text
+from ..ledger import Best, EvaluationRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, locked
+from ..recorder import Recorder
+from .levels import Level, SelectionConfig, make_level
+from .placing import Placing, Request, placing, promoted, wanted
+from .result import BEST, KIND, LEDGER, LOCK, Selection, config_of, course_level
+from .validation import Improvement
 
 
 class Progress(NamedTuple):
@@ -90,7 +88,9 @@ def select(
     refuse_final(names)
     versions = _versions(sources, config, {name: tasks.get(name).version for name in names})
     with locked(path / LOCK):
-        yardsticks = {} if (path / LEDGER).exists() else _yardsticks(names)  # before Ctrl-C becomes a wish: it may take long
+        yardsticks = (
+            {} if (path / LEDGER).exists() else {name: list(yardstick(name)) for name in names}
+        )  # before Ctrl-C becomes a wish: it may take long
         with interruptible() as stop, _ledger(path, sources, config, versions, yardsticks) as ledger:
             if ledger.run().status != "finished":
                 _Session(ledger, places, stop, on_progress).run()
@@ -125,11 +125,6 @@ def _versions(sources: Sequence[Source], config: SelectionConfig, task_versions:
         "entrants": [[program_hash, name] for program_hash, name in entrants.items()],
         "courses": courses,
     }
-
-
-def _yardsticks(names: Sequence[str]) -> dict[str, list[float]]:
-    found = {name: reference.stored_or_measured(tasks.get(name)) for name in names}
-    return {name: [tuned.log_loss, tuned.scale] for name, tuned in found.items()}
 
 
 @contextmanager
