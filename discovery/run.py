@@ -1,11 +1,12 @@
 """Runs from Python: `search` starts one, `resume` continues one, `Run` reads one."""
 
 import contextlib
+import gc
 import logging
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -318,7 +319,7 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
     spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, *inside)
     try:
         _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
-        with interruptible() as stop, WorkerPool(spec, places) as pool:
+        with interruptible() as stop, WorkerPool(spec, places) as pool, _imports_frozen():
             pool.wait_until_ready(lambda: stop.requested)
             strategy = _strategy(config, initial)
             coordinator = Coordinator(config, strategy, ledger, pool, yardsticks, known["tasks"], lambda: stop.requested)
@@ -326,6 +327,16 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
         _write_files(path, config)
     except LedgerError as error:
         raise LedgerError(f"{error}; what was committed is kept, continue with: stepsmith resume {path}") from error
+
+
+@contextlib.contextmanager
+def _imports_frozen() -> Iterator[None]:
+    """Keeps the garbage collector off what is imported by now: it collects often while programs are made."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _selected(path: Path, config: SearchConfig, places: tuple[Place, ...], on_progress: OnProgress) -> Run:

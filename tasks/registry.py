@@ -11,7 +11,7 @@ from .fashion import fashion_cnn, fashion_mlp, fashion_vit
 from .proxies import imagenet_vit, lm1b_transformer
 from .quadratic import quadratic
 from .stdlib_lm import stdlib_lm
-from .tabular import tabular
+from .tabular import tabular, tabular_regression
 
 TASKS: dict[str, Callable[[int], Task]] = {  # family -> scale -> task
     "digits_mlp": digits_mlp,
@@ -19,6 +19,7 @@ TASKS: dict[str, Callable[[int], Task]] = {  # family -> scale -> task
     "digits_gru": digits_gru,
     "logistic": logistic,
     "tabular": tabular,
+    "tabular_regression": tabular_regression,
     "quadratic": quadratic,
     "fashion_mlp": fashion_mlp,
     "fashion_cnn": fashion_cnn,

@@ -1,9 +1,17 @@
 """What every test relies on: the CPU unless asked otherwise, and shapes checked in `stepsmith.discovery`."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Read by jax when it is imported. To run the tests marked gpu or tpu: JAX_PLATFORMS=cuda pytest -m gpu.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# All processes of a session share what they compile: the same few training loops, hundreds of times.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jaxtyping
 

@@ -13,7 +13,7 @@ def one_line(message: str) -> str:
     'a name with \\\\x1b[31m colour'
     """
     words = " ".join(message[: 2 * MAX_MESSAGE].split())
-    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
+    printable = words if words.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
     return printable if len(printable) <= MAX_MESSAGE else f"{printable[: MAX_MESSAGE - 3]}..."
 
 

@@ -18,7 +18,7 @@ from .nodes import ZERO, Node, Value, constant, input_node, key
 from .ring import scale
 
 MAX_ORDERS = 24  # orders tried among states that look alike
-MEMO_SIZE = 3000  # operations
+MEMO_SIZE = 30_000  # operations
 
 _INPUTS = {
     **{name: Value(1.0, input_node(name, Kind.ARRAY, False)) for name in ("w", "g")},
