@@ -154,7 +154,7 @@ def stored_or_measured(task: Task) -> Reference:
     found = stored(task)
     if found is not None:
         return found
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepsmith" / "references"
+    cache = cache_folder() / "references"
     path = cache / f"{task.version}.json"
     if path.is_file():
         return Reference.from_json(json.loads(path.read_text()))
@@ -164,6 +164,11 @@ def stored_or_measured(task: Task) -> Reference:
         cache.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found.to_json()) + "\n")
     return found
+
+
+def cache_folder() -> Path:
+    """Where what was measured or compiled on this machine is kept for its user; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stepsmith"
 
 
 def _read() -> dict[str, dict[str, Any]]:

@@ -11,11 +11,11 @@ standard library of another Python, the command sets them anew for that machine:
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...tasks.reference import cache_folder
 from . import workloads
 from .comparison import target_of
 
@@ -70,8 +70,7 @@ def put(curves: dict[str, Sequence[Sequence[float]]], path: Path) -> dict[str, f
 
 def cache_path() -> Path:
     """Targets that were set on this machine, in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "stepsmith" / "targets.json"
+    return cache_folder() / "targets.json"
 
 
 def _read(path: Path) -> dict[str, Any]:

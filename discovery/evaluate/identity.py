@@ -37,9 +37,18 @@ def digest_of(identity: Mapping[str, str]) -> str:
 def _instruction_set() -> str:
     """The vector extensions that XLA compiles for, where the system tells them."""
     wanted = ("avx2", "fma", "avx512f", "avx512vl", "avx512_bf16", "neon", "sve")
+    flags = _processor_flags()
+    return "+".join([platform.machine(), *[flag for flag in wanted if flag in flags]])
+
+
+def machine() -> str:
+    """16 hexadecimal digits that stand for what this process compiles for: versions, device and every feature of the processor."""
+    return digest_of(identity() | {"flags": " ".join(sorted(_processor_flags()))})
+
+
+def _processor_flags() -> list[str]:
     try:
         with open("/proc/cpuinfo") as file:
-            flags = next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
+            return next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
     except OSError:
-        flags = []
-    return "+".join([platform.machine(), *[flag for flag in wanted if flag in flags]])
+        return []

@@ -1,5 +1,6 @@
 """The skeleton of a worker process: how it is started, limited and ended. `worker.py` and `benchmark/worker.py` say what it does."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -10,7 +11,11 @@ from multiprocessing.connection import Connection
 
 import jax
 
+from ...tasks.reference import cache_folder
 from ..language.message import one_line
+from .identity import machine
+
+MIN_COMPILE_SECONDS = 0.2  # of what is worth a file
 
 
 def run(serve: Callable[[Connection], None]) -> None:
@@ -19,6 +24,7 @@ def run(serve: Callable[[Connection], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(int(sys.argv[1]))
     _open_device()
+    _keep_compiled()
     try:
         serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -42,6 +48,18 @@ def _open_device() -> None:
     except Exception as error:  # jax 0.10 has a bare AssertionError for cuda where the host has no GPU
         platform, said = os.environ.get("JAX_PLATFORMS", ""), one_line(str(error)) or type(error).__name__
         sys.exit(f"jax {jax.__version__} opens no device of the platform {platform}, is stepsmith[{platform}] installed? It said: {said}")
+
+
+def _keep_compiled() -> None:
+    """Lets later processes of this machine find what this one compiles, unless jax has been told where that goes."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = cache_folder() / "compiled" / machine()
+    with contextlib.suppress(OSError):  # where nothing can be written each process compiles for itself
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
 
 
 def _die_with_the_coordinator() -> None:

@@ -158,3 +158,25 @@ def test_workers_exit_when_the_coordinator_is_gone():
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(map(alive, pids))
+
+
+def test_a_later_process_finds_what_was_compiled(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    compiled, losses = [], []
+    for _ in range(2):
+        with WorkerPool(WorkerSpec(("logistic",), initial=LION), 1) as pool:
+            pool.submit(Job(0, LION, (3,)))
+            losses.append(collect(pool, 1)[0].evaluations[0].loss)
+        compiled.append({path.name: path.stat().st_size for path in tmp_path.rglob("*-cache")})
+    assert compiled[0] == compiled[1] and any(name.startswith("jit_run") for name in compiled[0])
+    assert losses[0] == losses[1]
+
+
+def test_without_a_folder_to_keep_it_in_workers_compile_for_themselves(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with WorkerPool(WorkerSpec(("logistic",), initial=LION), 1) as pool:
+        pool.submit(Job(0, LION, (3,)))
+        assert collect(pool, 1)[0].evaluations[0].status is Status.OK
