@@ -97,7 +97,7 @@ def _leaf_constant(name: str, args: list[Value], like: Leaves) -> Leaves:
 
 
 def _matrix(name: str, args: list[Value], like: Leaves) -> Leaves:
-    return [matrices.FUNCTIONS[name](x) for x in _widen(args[0], like)]
+    return [matrices.FUNCTIONS[name](*leaves) for leaves in zip(*(_widen(a, like) for a in args), strict=True)]
 
 
 def _select(name: str, args: list[Value], like: Leaves) -> Leaves:

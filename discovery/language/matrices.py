@@ -55,8 +55,15 @@ def orthogonalize(x: jax.Array) -> jax.Array:
     return (y.T if tall else y).reshape(x.shape)
 
 
-FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    function.__name__: function for function in (num_rows, num_columns, row_mean, column_mean, orthogonalize)
+def transposed_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x times its transpose times y: the directions of y that x has; of an array with itself, a step of Newton-Schulz."""
+    matrix, other = _as_matrix(x), _as_matrix(y)
+    tall = matrix.shape[0] > matrix.shape[1]
+    return (matrix @ (matrix.T @ other) if tall else (matrix @ matrix.T) @ other).reshape(y.shape)
+
+
+FUNCTIONS: dict[str, Callable[..., jax.Array]] = {
+    function.__name__: function for function in (num_rows, num_columns, row_mean, column_mean, orthogonalize, transposed_product)
 }
 
 

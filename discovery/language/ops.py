@@ -184,6 +184,7 @@ _TABLE = (
     Op("row_mean", 1, None, Shape.MATRIX, extended=True, code="row_mean({0})"),
     Op("column_mean", 1, None, Shape.MATRIX, extended=True, code="column_mean({0})"),
     Op("orthogonalize", 1, None, Shape.MATRIX, extended=True, code="orthogonalize({0})"),
+    Op("transposed_product", 2, None, Shape.MATRIX, extended=True, code="transposed_product({0}, {1})"),
     Op("on_matrices", 2, None, Shape.SELECT, extended=True, code="{0} if g.ndim == 2 else {1}"),
     Op("num_rows", 0, None, Shape.LEAF_CONSTANT, extended=True, code="num_rows(g)"),
     Op("num_columns", 0, None, Shape.LEAF_CONSTANT, extended=True, code="num_columns(g)"),

@@ -130,9 +130,10 @@ def _of_matrices(shapes: tuple[tuple[int, ...], ...]) -> dict[str, Branch]:
     def leaves(x: jax.Array) -> list[jax.Array]:
         return [lax.slice(x, (at,), (at + size,)).reshape(shape) for at, size, shape in zip(offsets, sizes, shapes, strict=True)]
 
-    def each(fn: Callable[[jax.Array], jax.Array]) -> Branch:
+    def each(fn: Callable[..., jax.Array], rows_read: int = 1) -> Branch:
         def branch(r: jax.Array, a: jax.Array, b: jax.Array, s: jax.Array, t: jax.Array) -> jax.Array:
-            return jnp.concatenate([jnp.broadcast_to(fn(leaf), leaf.shape).reshape(-1) for leaf in leaves(_row(r, a))])
+            operands = zip(*(leaves(_row(r, index)) for index in (a, b)[:rows_read]), strict=True)
+            return jnp.concatenate([jnp.broadcast_to(fn(*each), each[0].shape).reshape(-1) for each in operands])
 
         return branch
 
@@ -140,4 +141,6 @@ def _of_matrices(shapes: tuple[tuple[int, ...], ...]) -> dict[str, Branch]:
         pairs = zip(leaves(_row(r, a)), leaves(_row(r, b)), strict=True)
         return jnp.concatenate([(x if x.ndim == 2 else y).reshape(-1) for x, y in pairs])
 
-    return {"mean": each(jnp.mean), "on_matrices": on_matrices} | {name: each(fn) for name, fn in matrices.FUNCTIONS.items()}
+    return {"mean": each(jnp.mean), "on_matrices": on_matrices} | {
+        name: each(fn, max(1, OPS[name].arity)) for name, fn in matrices.FUNCTIONS.items()
+    }

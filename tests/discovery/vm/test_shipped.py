@@ -20,6 +20,7 @@ from stepsmith.discovery.vm import Clock, assemble, register_machine
 
 STEPS = 100
 SHAPES = {"a": (3, 4), "b": (5,), "c": (7, 2)}
+SPLITS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]  # of all elements as one vector
 LR = 1 - np.arange(STEPS) / STEPS  # linear decay to 0
 
 
@@ -83,6 +84,18 @@ def _demon(w, g, s, t, lr):
     return s["m"] * lr * 0.1
 
 
+def _newton_schulz(w, g, s, t, lr):
+    s["m"] = _interp(g, s.get("m", 0), 0.95)
+    updates = []
+    for leaf, shape in zip(np.split(s["m"], SPLITS), SHAPES.values(), strict=True):
+        left, values, right = np.linalg.svd(leaf.reshape(-1, shape[-1]) if len(shape) > 1 else leaf[None], full_matrices=False)
+        values = values / (np.linalg.norm(leaf) + 1e-8)
+        for _ in range(3):
+            values = 1.5 * values - 0.5 * values**3
+        updates.append((left * values @ right).ravel())
+    return np.concatenate(updates) * lr * 0.02
+
+
 def _paper_regularizing(w, g, s, t, lr):
     s["m"], v = _interp(s.get("m", 0), g, 0.16), _interp(s.get("v", 0), g * g, 0.001)
     s["v"] = np.sin(v)
@@ -139,6 +152,7 @@ TABLE = {
     "adafactor": Row(lambda: optax.adafactor(_schedule(0.05), min_dim_size_to_factor=1, momentum=None)),
     # Its Adam on vectors has the same 1 - 0.999 ** t.
     "muon": Row(lambda: optax.contrib.muon(_schedule(0.02)), rtol=2e-5),
+    "newton_schulz": Row(numpy=_newton_schulz),
     "paper_regularizing": Row(numpy=_paper_regularizing, smooth=False),
     "paper_adagrad_like": Row(numpy=_paper_adagrad_like),
     "paper_adabelief_like": Row(numpy=_paper_adabelief_like),
@@ -168,18 +182,17 @@ def _run(transformation, gradient_fn):
 
 def _run_numpy(rule, gradient_fn):
     """The same in float64; the parameters are one vector, so that a global norm is one sum."""
-    splits = np.cumsum([v.size for v in START.values()])[:-1]
     w, state = np.concatenate([v.ravel() for v in START.values()]).astype(np.float64), {}
     updates, params = [], []
     for t in range(STEPS):
-        tree = {name: x.reshape(SHAPES[name]) for name, x in zip(SHAPES, np.split(w, splits), strict=True)}
+        tree = {name: x.reshape(SHAPES[name]) for name, x in zip(SHAPES, np.split(w, SPLITS), strict=True)}
         g = np.concatenate([np.asarray(x, np.float64).ravel() for x in gradient_fn(tree, t).values()])
         update = rule(w, g, state, t + 1, LR[t])
         w = w - update
         updates.append(-update)
         params.append(w)
     return tuple(
-        {name: x.reshape(STEPS, *SHAPES[name]) for name, x in zip(SHAPES, np.split(np.asarray(rows), splits, axis=1), strict=True)}
+        {name: x.reshape(STEPS, *SHAPES[name]) for name, x in zip(SHAPES, np.split(np.asarray(rows), SPLITS, axis=1), strict=True)}
         for rows in (updates, params)
     )
 
