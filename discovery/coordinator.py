@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from . import failpoints
 from .config import Budget, SearchConfig
-from .evaluate import Evaluation, Job, Outcome, Race, Result, Status, WorkerPool, Yardstick, outcome
+from .evaluate import Blocks, Evaluation, Job, Outcome, Race, Result, Status, WorkerPool, Yardstick, outcome
 from .evaluate.fitness import log_loss
 from .language import Program, prune
 from .ledger import EvaluationRow, Ledger, LedgerError
 from .recorder import Recorder
-from .search import Candidate, SearchState, Strategy
+from .search import Candidate, SearchState, Strategy, measured_again
 from .search.hall_of_fame import Entry, HallOfFame
 
 QUEUE_FACTOR = 4  # candidates asked and not told, per evaluation in flight, most of them duplicates
@@ -159,8 +159,9 @@ class Coordinator:
         waiting = [birth for birth in births.values() if birth.told is None]
         self._queue = deque(Candidate(b.index, program_of(b.index), b.hash, b.parent, b.mutation, 0) for b in waiting)
         self._in_flight: set[str] = set()  # hashes of evaluations under way
-        self._blocks: dict[int, int | None] = {birth.index: birth.block for birth in waiting}  # of the queue
-        self._partial: dict[str, Outcome] = {}  # of programs that would be the best, on their blocks so far
+        self._block_of: dict[int, int | None] = {birth.index: birth.block for birth in waiting}  # of the queue
+        self._blocks = Blocks(self._config.replicates, state.get("blocks", {}))
+        self._partial: dict[str, Outcome] = {}  # of programs that are being evaluated on further blocks, on those so far
         self._race = Race(self._config.racing, state.get("racing", {}))
         for candidate in self._queue:
             self._submit(candidate)
@@ -179,7 +180,7 @@ class Coordinator:
             block = self._block(candidate)
             self._recorder.born(candidate, block)
             self._count_statements(candidate)
-            self._blocks[candidate.birth] = block
+            self._block_of[candidate.birth] = block
             self._queue.append(candidate)
             if self._submit(candidate) and block == 0:
                 self._recorder.program(candidate)
@@ -187,7 +188,7 @@ class Coordinator:
     def _spent(self) -> bool:
         if self._budget.seconds is not None:
             return self.elapsed >= self._budget.seconds
-        new_in_flight = sum(block == 0 for block in self._blocks.values())
+        new_in_flight = sum(block == 0 for block in self._block_of.values())
         return len(self._outcomes) + new_in_flight >= (self._budget.evaluations or 0)
 
     def _count_statements(self, candidate: Candidate) -> None:
@@ -205,14 +206,14 @@ class Coordinator:
             return None
         if known is None:
             return 0
-        if known.status is not Status.OK or len(known.scores) >= self._config.replicates:
+        if known.status is not Status.OK or len(known.scores) >= self._config.replicates or self._blocks.calibrating:
             return None
         population = sorted(member.fitness for member in self._state.population)
         return len(known.scores) if population and known.fitness <= population[len(population) // 10] else None
 
     def _submit(self, candidate: Candidate) -> bool:
         """Submits a candidate unless its outcome is known or on its way."""
-        block = self._blocks[candidate.birth]
+        block = self._block_of[candidate.birth]
         if block is None:
             return False
         self._in_flight.add(candidate.hash)
@@ -255,15 +256,15 @@ class Coordinator:
 
     def _is_known(self, candidate: Candidate) -> bool:
         """Whether the outcome that a birth waits for is there: of its own evaluation, or else of an earlier birth's."""
-        if self._blocks[candidate.birth] is None:
+        if self._block_of[candidate.birth] is None:
             return candidate.hash in self._outcomes
         return candidate.birth in self._results
 
     def _tell(self, candidate: Candidate) -> None:
-        block = self._blocks[candidate.birth]
+        block = self._block_of[candidate.birth]
         if block is not None and not self._score(candidate, block, self._results.pop(candidate.birth)):
             return  # it goes on with another block
-        del self._blocks[candidate.birth]
+        del self._block_of[candidate.birth]
         self._queue.remove(candidate)
         result = self._outcomes[candidate.hash]
         self._state = self._strategy.tell(self._state, candidate, result.fitness)
@@ -280,7 +281,7 @@ class Coordinator:
         A program that would be the best is evaluated on further seeds until it is not, or has been on all of them: else the
         luckiest would lead.
         """
-        scored = self._outcome(result)
+        scored = self._blocks.corrected(self._outcome(result), block)
         self._recorder.evaluated(candidate.hash, result)
         if block == 0:
             self._calibrate(candidate, scored, result)
@@ -292,16 +293,34 @@ class Coordinator:
             self._counters = self._counters._replace(repeated=self._counters.repeated + 1)
         best, count = self._state.best, len(joined.scores)
         leads = best is None or (joined.fitness < best.fitness and best.hash != candidate.hash)
-        if joined.status is Status.OK and leads and count < self._config.replicates:
+        if joined.status is Status.OK and (leads or self._blocks.calibrating) and count < self._config.replicates:
             self._partial[candidate.hash] = joined
             self._submit_block(candidate, count)
             return False
         self._in_flight.discard(candidate.hash)
         self._count_failure(joined, self._outcomes.get(candidate.hash))
+        if joined.status is Status.OK and self._blocks.calibrating:
+            joined = self._observe_blocks(candidate.hash, joined)
         self._outcomes[candidate.hash] = joined
         self._recorder.scored(candidate.hash, joined)
         self._hall.put(Entry(candidate.hash, prune(candidate.program), joined, mean_losses(result.evaluations)))
         return True
+
+    def _observe_blocks(self, program_hash: str, scored: Outcome) -> Outcome:
+        """Shows a program's scores on all blocks; until the blocks can be compared only the first counts."""
+        self._blocks.observe(program_hash, scored.scores)
+        if self._blocks.calibrating:
+            return scored._replace(scores=scored.scores[:1])
+        self._partial = {name: self._blocks.corrected(partial) for name, partial in self._partial.items()}
+        found = {name: self._blocks.corrected(Outcome(Status.OK, scores)) for name, scores in self._blocks.calibrators.items()}
+        for name, known in found.items():
+            self._outcomes[name] = known
+            self._recorder.scored(name, known)
+        for entry in self._hall.entries:
+            self._hall.put(entry._replace(outcome=found.get(entry.hash, entry.outcome)))
+        self._state = measured_again(self._state, {name: outcome.fitness for name, outcome in found.items()})
+        self._recorder.event("blocks", f"{len(self._blocks.calibrators)} programs tell by how much blocks of seeds differ")
+        return self._blocks.corrected(scored)
 
     def _outcome(self, result: Result) -> Outcome:
         if result.status:
@@ -339,7 +358,7 @@ class Coordinator:
 
     def _commit(self, status: str | None = None) -> None:
         state = {"search": self._state.to_json(), "counters": self._counters._asdict(), "finalists": self.finalists}
-        state["racing"] = self._race.to_json()
+        state |= {"racing": self._race.to_json(), "blocks": self._blocks.to_json()}
         self._recorder.commit(state, self.elapsed, status)
 
 

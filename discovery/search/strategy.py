@@ -93,6 +93,13 @@ def tell_best(state: SearchState, candidate: Candidate, fitness: float) -> Searc
     return state._replace(best=best, stagnant=state.stagnant + 1)
 
 
+def measured_again(state: SearchState, fitness: Mapping[str, float]) -> SearchState:
+    """The state with the newer fitness of some programs, by hash; the best of all who are known then leads."""
+    members = [member._replace(fitness=fitness.get(member.hash, member.fitness)) for member in (*state.population, state.best) if member]
+    best = min(members, key=lambda member: member.fitness, default=None)
+    return state._replace(population=tuple(members[: len(state.population)]), best=best)
+
+
 def random_of(state: SearchState) -> Random:
     """The generator of the next birth."""
     return Random((state.seed << 40) + state.births)
