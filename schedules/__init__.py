@@ -4,7 +4,9 @@ A schedule is a profile (`profiles`) at a sampling rate (`sampling`); `decays` h
 knows of tasks or of the search; a schedule goes wherever optax takes one.
 """
 
+from .current import current_learning_rate
 from .decays import inverse_square_root, rex, step_decay, with_warmup, wsd
+from .hypergradient import Bounds, HypergradientState, hypergradient_descent, multiplicative_hypergradient_descent
 from .profiles import (
     COOLDOWNS,
     Profile,
@@ -40,7 +42,9 @@ __all__ = [
     "COOLDOWNS",
     "SAMPLINGS",
     "SCHEDULES",
+    "Bounds",
     "GradientNorms",
+    "HypergradientState",
     "LastIterateBound",
     "Profile",
     "Sampling",
@@ -51,11 +55,13 @@ __all__ = [
     "constant_profile",
     "cosine_profile",
     "create",
+    "current_learning_rate",
     "every",
     "every_iteration",
     "exponential_profile",
     "from_profile",
     "get",
+    "hypergradient_descent",
     "interpolated_profile",
     "inverse_square_root",
     "inverse_square_root_profile",
@@ -63,6 +69,7 @@ __all__ = [
     "linear_profile",
     "load_recorded",
     "mirror_cosine_profile",
+    "multiplicative_hypergradient_descent",
     "names",
     "polynomial_profile",
     "record_gradient_norms",
