@@ -77,7 +77,7 @@ def load_recorded(path: Path | str) -> Profile:
     if path.suffix not in SUFFIXES:
         raise ScheduleError(f"{path}: a recorded schedule is a .csv or .json file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at the start
     except (OSError, UnicodeDecodeError) as error:
         raise ScheduleError(f"{path}: cannot be read: {error}") from error
     try:

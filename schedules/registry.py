@@ -96,7 +96,7 @@ _ROWS = (
     Schedule("exponential", _exponential, "exp(-3 t/T), as the REX paper compares it"),
     Schedule("polynomial", _polynomial, "(1 - t/T)**2"),
     Schedule("inverse_square_root", _of(inverse_square_root_profile()), "1/sqrt(1 + 10 t/T) (after Vaswani et al., arXiv:1706.03762)"),
-    Schedule("wsd", _wsd("sqrt"), "stable, then 1 - sqrt(u) over the last 20 % of the steps (Hägele et al., arXiv:2405.18392)"),
+    Schedule("wsd", _wsd("sqrt"), "stable, then 1 - sqrt(u) over the last 20 % of the steps (arXiv:2405.18392)"),
     Schedule("wsd_linear", _wsd("linear"), "the same with 1 - u"),
     Schedule("wsd_exponential", _wsd("exponential"), "the same with 0.01**u"),
     Schedule("wsd_cosine", _wsd("cosine"), "the same with (1 + cos(pi u))/2"),

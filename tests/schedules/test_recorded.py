@@ -33,7 +33,7 @@ def test_a_run_of_another_length_follows_the_progress(tmp_path):
 
 def test_points_are_joined_by_lines(tmp_path):
     for name, text in (
-        ("a.csv", "progress, learning_rate\n0,0\n0.1,4\n\n1,0\n"),
+        ("a.csv", "\ufeffprogress, learning_rate\r\n0,0\r\n0.1,4\n\n1,0\n"),
         ("b.json", json.dumps({"step": [0, 100, 1000], "learning_rate": [0, 4, 0], "steps": 1001})),
         ("c.json", json.dumps({"progress": [0, 0.1, 1], "learning_rate": [0, 4, 0]})),
     ):
