@@ -7,6 +7,7 @@ knows of tasks or of the search; a schedule goes wherever optax takes one.
 from .current import current_learning_rate
 from .decays import inverse_square_root, rex, step_decay, with_warmup, wsd
 from .hypergradient import Bounds, HypergradientState, hypergradient_descent, multiplicative_hypergradient_descent
+from .plateau import plateau
 from .profiles import (
     COOLDOWNS,
     Profile,
@@ -71,6 +72,7 @@ __all__ = [
     "mirror_cosine_profile",
     "multiplicative_hypergradient_descent",
     "names",
+    "plateau",
     "polynomial_profile",
     "record_gradient_norms",
     "recorded_norms",

@@ -139,7 +139,8 @@ def get(name: str) -> Schedule:
     """
     base, colon, rate = name.partition(":")
     if base not in SCHEDULES:
-        raise ScheduleError(f"unknown schedule {base!r}; known are {', '.join(SCHEDULES)}")
+        follows = "it follows the loss: chain stepsmith.schedules.plateau(steps) behind the rule; " if base == "plateau" else ""
+        raise ScheduleError(f"unknown schedule {base!r}; {follows}known are {', '.join(SCHEDULES)}")
     if not colon:
         return SCHEDULES[base]
     if rate not in SAMPLINGS:
