@@ -13,11 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from ..optimizers import registry as optimizers
-from ..schedules import registry as schedules
 from ..tasks import reference
 from ..tasks import registry as tasks
 from ..tasks.base import DataError
@@ -32,6 +30,7 @@ from .language import load, to_text
 from .language import names as program_names
 from .language.message import one_line
 from .run import BEST, Run, resume, runs, search
+from .schedule_listing import Schedules
 from .selection.command import Select, print_selection, show
 from .selection.result import Selection
 from .simplify.command import Simplify
@@ -241,22 +240,6 @@ class Optimizers:
 
 
 @dataclass(frozen=True)
-class Schedules:
-    """List the learning-rate schedules that are known by name."""
-
-    json: bool = False
-    """as JSON"""
-
-    def __call__(self) -> int:
-        rows = []
-        for name in schedules.names():
-            schedule = schedules.create(name, 1.0, 100)
-            values = " ".join(f"{np.asarray(schedule(t)):.3f}" for t in (0, 25, 50, 75, 100))
-            rows.append({"schedule": name, "what": schedules.get(name).summary, "at 0, 25, 50, 75, 100 %": values})
-        return print_table(rows, self.json)
-
-
-@dataclass(frozen=True)
 class Train:
     """Train a task with an update rule; with a folder, killed runs go on."""
 
@@ -264,8 +247,8 @@ class Train:
     """a task's name, or module:attribute"""
     optimizer: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")]
     """an optax rule, a shipped program (program:NAME where both have the name), a program file, or an exported best.py"""
-    schedule: str = "linear"
-    """learning-rate schedule, relative to the learning rate"""
+    schedule: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "linear"
+    """learning-rate schedule (see `stepsmith schedules`), or a file of its shape: .csv, .json, or .py:FUNCTION"""
     learning_rate: Annotated[float | None, option("FLOAT", "the rule's own")] = None
     """the highest; of a program that holds its rate inside its formula, a factor of it"""
     weight_decay: Annotated[float | None, option("FLOAT", "the rule's own")] = None

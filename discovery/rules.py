@@ -1,23 +1,19 @@
 """From what a user names, an optax rule, a program or an exported file, to a transformation to train with."""
 
-import hashlib
-import importlib.util
 import inspect
 import math
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import optax
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from ..optimizers import registry as optimizers
-from ..schedules import registry as schedules
 from .export import separate
 from .language import Program, as_transformation, load, to_text
 from .language import names as program_names
+from .modules import digest_of, function_of, is_python, said
+from .schedule_sources import find_schedule
 
 PROGRAM = "program:"  # before a name that is also one of optax's
 SETTINGS = ("weight_decay", "b1", "b2")  # what a rule may have beside its learning rate
@@ -81,7 +77,7 @@ def find(name: str, learning_rate: float | None = None) -> Source:
     """
     if name in optimizers.names():
         return _from_optax(name)
-    return _from_file(name, learning_rate) if _is_python(name) else _from_program(name)
+    return _from_file(name, learning_rate) if is_python(name) else _from_program(name)
 
 
 def make_rule(
@@ -92,7 +88,7 @@ def make_rule(
     Args:
         name: as in `find`.
         steps: length of the run.
-        schedule: a name in `stepsmith.schedules`, relative to the learning rate.
+        schedule: a name in `stepsmith.schedules` or a file, relative to the learning rate; see `schedule_sources.find_schedule`.
         learning_rate: the highest; the rule's own where None. A program or file from which the rate cannot be separated
             takes it as a factor, 1 as found.
         weight_decay: the rule's own where None.
@@ -109,7 +105,7 @@ def make_rule(
     for setting, value in (("learning rate", learning_rate), ("weight decay", weight_decay)):
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise RuleError(f"the {setting} must be a finite number of at least 0, got {value}")
-    relative = schedules.create(schedule, 1.0, steps)
+    shape = find_schedule(schedule)
     source = find(name, learning_rate)
     if weight_decay is not None and "weight_decay" not in source.settings:
         raise RuleError(f"{name}: weight decay is no setting of this rule, or part of its formula that cannot be set apart")
@@ -118,8 +114,9 @@ def make_rule(
     given = {} if weight_decay is None or weight_decay == own else {"weight_decay": weight_decay}
     rule = {} if source.digest is None else {"rule": source.digest}
     settings = {"learning_rate": peak, "weight_decay": own if weight_decay is None else weight_decay, **rule}
-    transformation = source.create(_times(peak, relative), steps, **given)
-    return Rule(transformation, {"optimizer": name, **settings, "schedule": schedule})
+    transformation = source.create(_times(peak, shape.relative(steps)), steps, **given)
+    file = {} if shape.digest is None else {"schedule_file": shape.digest}
+    return Rule(transformation, {"optimizer": name, **settings, "schedule": schedule, **file})
 
 
 def evaluated(opt_state: Any, params: Any) -> Any:
@@ -149,7 +146,7 @@ def _from_optax(name: str) -> Source:
 
 def _from_program(name: str) -> Source:
     program = _program(name)
-    digest = _digest(to_text(program).encode())
+    digest = digest_of(to_text(program).encode())
     parts = separate(program)
 
     def create(learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
@@ -176,14 +173,8 @@ def _program(name: str) -> Program:
     raise RuleError(f"unknown optimizer {name!r}; known are {known}; or give a program's file or an exported .py file")
 
 
-def _is_python(name: str) -> bool:
-    return name.endswith(".py") or ".py:" in name
-
-
 def _from_file(name: str, learning_rate: float | None) -> Source:
-    path, function = (Path(name), "") if name.endswith(".py") else (Path(name.rpartition(":")[0]), name.rpartition(":")[2])
-    module = _imported(path)
-    factory = _factory(module, path, function)
+    factory, digest = function_of(name, "learning_rate")
     parameters = inspect.signature(factory).parameters
     own = parameters["learning_rate"].default if learning_rate is None else learning_rate
     if not isinstance(own, int | float):
@@ -194,7 +185,7 @@ def _from_file(name: str, learning_rate: float | None) -> Source:
         try:
             transformation = factory(**given)
         except Exception as error:  # the user's own code
-            raise RuleError(f"{name}: {factory.__name__} cannot be called with {', '.join(given)}: {_said(error)}") from error
+            raise RuleError(f"{name}: {factory.__name__} cannot be called with {', '.join(given)}: {said(error)}") from error
         if not isinstance(transformation, optax.GradientTransformation):
             raise RuleError(f"{name}: {factory.__name__} gives {type(transformation).__name__}, not an optax.GradientTransformation")
         return transformation
@@ -202,46 +193,4 @@ def _from_file(name: str, learning_rate: float | None) -> Source:
     # A rule whose decay cannot be set apart has the parameter too, with None, to say so.
     defaults = {name: parameters[name].default for name in SETTINGS if name in parameters}
     settings: dict[str, float | None] = {name: value for name, value in defaults.items() if isinstance(value, int | float)}
-    return Source(create, float(own), settings, _digest(path.read_bytes()))
-
-
-def _imported(path: Path) -> ModuleType:
-    """The module in a file, under a name that meets no other."""
-    if not path.is_file():
-        raise RuleError(f"{path}: no such file")
-    module_name = f"stepsmith_rule_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None  # its name ends in .py
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # dataclasses look their own module up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # the user's own code
-        raise RuleError(f"{path}: cannot be imported: {_said(error)}") from error
-    return module
-
-
-def _factory(module: ModuleType, path: Path, function: str) -> Callable[..., Any]:
-    """The function of that name; the single public one with a learning rate where it is empty."""
-    found = {
-        name: value
-        for name, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and "learning_rate" in inspect.signature(value).parameters
-    }
-    public = [name for name in found if not name.startswith(("_", "scale_by_"))]
-    if function in found:
-        return found[function]
-    if function:
-        raise RuleError(f"{path}: has no function {function!r} with a learning_rate; it has {', '.join(found) or 'none'}")
-    if len(public) != 1:
-        what = f"several functions with a learning_rate ({', '.join(public)})" if public else "no public function with a learning_rate"
-        raise RuleError(f"{path}: has {what}; name one as {path.name}:FUNCTION")
-    return found[public[0]]
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    return Source(create, float(own), settings, digest)

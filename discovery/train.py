@@ -60,7 +60,7 @@ def make_job(
     Args:
         task: a name in `stepsmith.tasks`, or 'module:attribute'.
         optimizer: a name or a file; see `rules.make_rule`, and there for the schedule, the rate and the decay.
-        schedule: a name in `stepsmith.schedules`.
+        schedule: a name in `stepsmith.schedules`, or a file.
         learning_rate: the highest; the rule's own where None.
         weight_decay: the rule's own where None.
         steps: the task's where None.

@@ -1,8 +1,92 @@
 """Learning-rate schedules, functions from the step to the learning rate. Start with `registry`: `create(name, peak_value, steps)`.
 
-Nothing here knows of tasks or of the search; a schedule goes wherever optax takes one.
+A schedule is a profile (`profiles`) at a sampling rate (`sampling`); `decays` has those that optax lacks, ready to use. Nothing here
+knows of tasks or of the search; a schedule goes wherever optax takes one.
 """
 
+from .current import current_learning_rate
+from .decays import inverse_square_root, rex, step_decay, with_warmup, wsd
+from .hypergradient import Bounds, HypergradientState, hypergradient_descent, multiplicative_hypergradient_descent
+from .plateau import plateau
+from .profiles import (
+    COOLDOWNS,
+    Profile,
+    ScheduleError,
+    constant_profile,
+    cosine_profile,
+    exponential_profile,
+    inverse_square_root_profile,
+    linear_profile,
+    mirror_cosine_profile,
+    polynomial_profile,
+    rex_profile,
+    sqrt_profile,
+    square_profile,
+    step_profile,
+    wsd_profile,
+)
+from .recorded import interpolated_profile, load_recorded, save_recorded
+from .refine import (
+    GradientNorms,
+    LastIterateBound,
+    best_base_rate,
+    last_iterate_bound,
+    record_gradient_norms,
+    recorded_norms,
+    refine,
+    refined_multipliers,
+)
 from .registry import SCHEDULES, Schedule, create, get, names
+from .sampling import SAMPLINGS, Sampling, at, every, every_iteration, from_profile, sampled
 
-__all__ = ["SCHEDULES", "Schedule", "create", "get", "names"]
+__all__ = [
+    "COOLDOWNS",
+    "SAMPLINGS",
+    "SCHEDULES",
+    "Bounds",
+    "GradientNorms",
+    "HypergradientState",
+    "LastIterateBound",
+    "Profile",
+    "Sampling",
+    "Schedule",
+    "ScheduleError",
+    "at",
+    "best_base_rate",
+    "constant_profile",
+    "cosine_profile",
+    "create",
+    "current_learning_rate",
+    "every",
+    "every_iteration",
+    "exponential_profile",
+    "from_profile",
+    "get",
+    "hypergradient_descent",
+    "interpolated_profile",
+    "inverse_square_root",
+    "inverse_square_root_profile",
+    "last_iterate_bound",
+    "linear_profile",
+    "load_recorded",
+    "mirror_cosine_profile",
+    "multiplicative_hypergradient_descent",
+    "names",
+    "plateau",
+    "polynomial_profile",
+    "record_gradient_norms",
+    "recorded_norms",
+    "refine",
+    "refined_multipliers",
+    "rex",
+    "rex_profile",
+    "sampled",
+    "save_recorded",
+    "sqrt_profile",
+    "square_profile",
+    "step_decay",
+    "step_profile",
+    "with_warmup",
+    "wsd",
+    "wsd_profile",
+]

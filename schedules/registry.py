@@ -4,14 +4,19 @@ Each is written relative to its peak, as a function of the number of steps, so t
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import optax
 from jax.typing import ArrayLike
 
+from .decays import step_decay, wsd
+from .profiles import COOLDOWNS, Profile, ScheduleError, constant_profile, inverse_square_root_profile, rex_profile
+from .sampling import SAMPLINGS, check_steps, from_profile, sampled
+
 RelativeSchedule = Callable[[int], optax.Schedule]  # number of steps -> (step -> learning rate / peak)
 
-EXPONENTIAL_END = 0.01  # of the peak
+GAMMA = -3.0  # of the exponential schedule, as in the REX paper's comparison
 WARMUP_FRACTION = 0.1  # of the steps
 SGDR_CYCLES = 4
 
@@ -36,9 +41,8 @@ class Schedule:
         return lambda step: peak_value * schedule(step)
 
 
-def _constant(steps: int) -> optax.Schedule:
-    del steps
-    return optax.constant_schedule(1.0)
+def _of(profile: Profile) -> RelativeSchedule:
+    return lambda steps: from_profile(profile, 1.0, steps)
 
 
 def _linear(steps: int) -> optax.Schedule:
@@ -49,8 +53,13 @@ def _cosine(steps: int) -> optax.Schedule:
     return optax.cosine_decay_schedule(1.0, steps)
 
 
+def _step(steps: int) -> optax.Schedule:
+    return step_decay(1.0, steps)
+
+
 def _exponential(steps: int) -> optax.Schedule:
-    return optax.exponential_decay(1.0, steps, EXPONENTIAL_END)
+    end = math.exp(GAMMA)
+    return optax.exponential_decay(1.0, steps, end, end_value=end)
 
 
 def _polynomial(steps: int) -> optax.Schedule:
@@ -74,12 +83,25 @@ def _warmup_cosine(steps: int) -> optax.Schedule:
     return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1))
 
 
+def _wsd(cooldown: str) -> RelativeSchedule:
+    return lambda steps: wsd(1.0, steps, cooldown=COOLDOWNS[cooldown]())
+
+
 _ROWS = (
-    Schedule("constant", _constant, "the peak throughout"),
+    Schedule("constant", _of(constant_profile()), "the peak throughout"),
     Schedule("linear", _linear, "1 - t/T"),
     Schedule("cosine", _cosine, "(1 + cos(pi t/T))/2 (Loshchilov and Hutter, arXiv:1608.03983)"),
-    Schedule("exponential", _exponential, "0.01**(t/T)"),
+    Schedule("rex", _of(rex_profile()), "(1 - t/T)/(1 - t/2T), the reflected exponential (Chen et al., arXiv:2107.04197)"),
+    Schedule("step", _step, "a tenth after 50 % of the steps, a hundredth after 75 %"),
+    Schedule("exponential", _exponential, "exp(-3 t/T), as the REX paper compares it"),
     Schedule("polynomial", _polynomial, "(1 - t/T)**2"),
+    Schedule("inverse_square_root", _of(inverse_square_root_profile()), "1/sqrt(1 + 10 t/T) (after Vaswani et al., arXiv:1706.03762)"),
+    Schedule("wsd", _wsd("sqrt"), "stable, then 1 - sqrt(u) over the last 20 % of the steps (arXiv:2405.18392)"),
+    Schedule("wsd_linear", _wsd("linear"), "the same with 1 - u"),
+    Schedule("wsd_exponential", _wsd("exponential"), "the same with 0.01**u"),
+    Schedule("wsd_cosine", _wsd("cosine"), "the same with (1 + cos(pi u))/2"),
+    Schedule("wsd_mirror_cosine", _wsd("mirror_cosine"), "the same with 2(1 - u) - (1 + cos(pi u))/2"),
+    Schedule("wsd_square", _wsd("square"), "the same with 1 - u**2"),
     Schedule("one_cycle", _one_cycle, "up for 30 % of the steps, then down, both by cosines (Smith and Topin, arXiv:1708.07120)"),
     Schedule("sgdr", _sgdr, "four cosines, each restarting at the peak (Loshchilov and Hutter, arXiv:1608.03983)"),
     Schedule("warmup_cosine", _warmup_cosine, "linear from 0 for 10 % of the steps, then a cosine to 0 (Goyal et al., arXiv:1706.02677)"),
@@ -101,34 +123,48 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> Schedule:
     """The row of that name.
 
+    Args:
+        name: one of `names()`, or with a sampling rate, such as `rex:50-75`: read at 50 and 75 % of the run only. The rates are
+            50-75, 33-66, 25-50-75, 10%, 5%, 1% and iteration, those of the REX paper.
+
     Raises:
-        ValueError: where the name is not known.
+        ScheduleError: where the name or the sampling rate is not known.
 
     Example:
         >>> get("linear").summary
         '1 - t/T'
+        >>> schedule = get("linear:25-50-75").factory(1.0, 100)
+        >>> float(schedule(49)), float(schedule(50))
+        (0.75, 0.5)
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"unknown schedule {name!r}; known are {', '.join(SCHEDULES)}")
-    return SCHEDULES[name]
+    base, colon, rate = name.partition(":")
+    if base not in SCHEDULES:
+        follows = "it follows the loss: chain stepsmith.schedules.plateau(steps) behind the rule; " if base == "plateau" else ""
+        raise ScheduleError(f"unknown schedule {base!r}; {follows}known are {', '.join(SCHEDULES)}")
+    if not colon:
+        return SCHEDULES[base]
+    if rate not in SAMPLINGS:
+        raise ScheduleError(f"unknown sampling rate {rate!r} of {name!r}; known are {', '.join(SAMPLINGS)}")
+    relative, sampling = SCHEDULES[base].relative, SAMPLINGS[rate]
+    summary = f"{SCHEDULES[base].summary}; read at {rate}"
+    return Schedule(name, lambda steps: sampled(relative(steps), steps, sampling), summary)
 
 
 def create(name: str, peak_value: ArrayLike, steps: int) -> optax.Schedule:
     """Makes the schedule of that name.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, alone or with a sampling rate; see `get`.
         peak_value: the highest learning rate, a number or a traced scalar.
         steps: length of the run; the schedule is meant for steps 0 to `steps` - 1.
 
     Raises:
-        ValueError: where the name is not known, or `steps` is below 1.
+        ScheduleError: where the name is not known, or `steps` is below 1.
 
     Example:
         >>> schedule = create("linear", 0.1, steps=100)
         >>> round(float(schedule(50)), 6)
         0.05
     """
-    if steps < 1:
-        raise ValueError(f"a schedule needs at least 1 step, got {steps}")
+    check_steps("the length of a schedule", steps)
     return get(name).factory(peak_value, steps)

@@ -14,12 +14,27 @@ import optax
 import pytest
 
 from stepsmith.discovery import SearchConfig, search
+from stepsmith.discovery.cli import main
 from stepsmith.discovery.language import as_transformation, extended_operations
 from stepsmith.discovery.search import EvolutionConfig
 from stepsmith.discovery.vm import Clock, assemble, register_machine
 
 STEPS = 10
 SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
+
+
+@pytest.fixture
+def stepsmith(monkeypatch, capsys):
+    """Runs the command in this process; returns exit code, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["stepsmith", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        return caught.value.code or 0, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

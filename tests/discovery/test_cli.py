@@ -3,33 +3,17 @@
 import json
 import os
 import shutil
-import sys
 from importlib import metadata
 
 import optax
 import pytest
 
 from stepsmith.discovery import Run
-from stepsmith.discovery.cli import main
 from stepsmith.discovery.language import load, names, parse
 from stepsmith.discovery.terminal.table import table_lines
 from stepsmith.optimizers import registry as optimizers
 from stepsmith.schedules import registry as schedules
 from stepsmith.tasks import registry as tasks
-
-
-@pytest.fixture
-def stepsmith(monkeypatch, capsys):
-    """Runs the command in this process; returns exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["stepsmith", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        return caught.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from stepsmith.discovery.export import to_optax
 from stepsmith.discovery.language import load, to_text
 from stepsmith.discovery.rules import RuleError, make_rule
 from stepsmith.discovery.train import make_job, run_job
+from stepsmith.schedules import save_recorded
 from stepsmith.tasks import get, train
 
 TASK = "quadratic"
@@ -81,6 +82,43 @@ def test_program_text_json_and_exported_file_are_the_same_rule(tmp_path):
     _close(_params(first.transformation), _params(exported.transformation), 1e-4)
     named = make_rule(f"{tmp_path / 'best.py'}:found", STEPS, "cosine", 0.01)
     _close(_params(named.transformation), _params(exported.transformation), 0)
+
+
+MINE = """
+import optax
+
+def halved(init_value, decay_steps):
+    return optax.piecewise_constant_schedule(init_value, {decay_steps // 2: 0.5})
+
+def peaked(peak_value, decay_steps):
+    return optax.cosine_onecycle_schedule(decay_steps, peak_value)
+"""
+
+
+def test_a_file_is_a_schedule(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "drawn.csv").write_text("progress,learning_rate\n0,4\n1,0\n")
+    save_recorded(tmp_path / "linear.json", _linear(7.0), STEPS)
+    halved, one_cycle = optax.piecewise_constant_schedule(0.01, {STEPS // 2: 0.5}), optax.cosine_onecycle_schedule(STEPS, 0.01)
+    expected = {"drawn.csv": _linear(0.01), "linear.json": _linear(0.01), "mine.py:halved": halved, "mine.py:peaked": one_cycle}
+    digests = []
+    for name, schedule in expected.items():
+        rule = make_rule("sgd", STEPS, str(tmp_path / name), 0.01)
+        state = rule.transformation.init(jnp.ones(()))
+        for step in range(STEPS):
+            update, state = rule.transformation.update(jnp.ones(()), state)
+            np.testing.assert_allclose(-update, schedule(step), rtol=1e-4, atol=1e-8)
+        digests.append(rule.settings["schedule_file"])
+    assert digests[2] == digests[3] and len({*digests}) == 3  # an edited file meets no old checkpoint
+
+
+def test_the_command_takes_a_file_for_a_schedule(tmp_path, stepsmith):
+    save_recorded(tmp_path / "cosine.csv", optax.cosine_decay_schedule(0.3, STEPS), STEPS)
+    arguments = [TASK, "--optimizer", "adam", "--learning-rate", "0.1", "--steps", STEPS, "--json", "--schedule"]
+    printed = [stepsmith("train", *arguments, schedule) for schedule in (tmp_path / "cosine.csv", "cosine")]
+    assert all((code, err) == (0, "") for code, _, err in printed)
+    losses = [json.loads(out)["scores"]["validation"]["loss"] for _, out, _ in printed]
+    np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["lion", "program:adamw"])
@@ -163,6 +201,18 @@ BAD = {
     "negative rate": ([TASK, "--optimizer", "lion", "--learning-rate", "-1"], ["learning rate must be", "-1"]),
     "nan decay": ([TASK, "--optimizer", "lion", "--weight-decay", "nan"], ["weight decay must be", "nan"]),
     "unknown schedule": ([TASK, "--optimizer", "lion", "--schedule", "bogus"], ["bogus", "linear"]),
+    "schedule and files": ([TASK, "--optimizer", "lion", "--schedule", "bogus"], ["give a .csv or .json file", ".py file"]),
+    "sampling rate": ([TASK, "--optimizer", "lion", "--schedule", "rex:2%"], ["sampling rate '2%'", "50-75"]),
+    "missing schedule": ([TASK, "--optimizer", "lion", "--schedule", "gone.csv"], ["gone.csv: cannot be read"]),
+    "bad schedule": ([TASK, "--optimizer", "lion", "--schedule", "bad.csv"], ["bad.csv: learning_rate holds 'high'"]),
+    "bad recorded": ([TASK, "--optimizer", "lion", "--schedule", "bad.json"], ["bad.json: is no JSON"]),
+    "broken schedule": ([TASK, "--optimizer", "lion", "--schedule", "broken.py"], ["broken.py: cannot be imported"]),
+    "no schedule": ([TASK, "--optimizer", "lion", "--schedule", "two.py"], ["no public function with a decay_steps"]),
+    "failing schedule": (
+        [TASK, "--optimizer", "lion", "--schedule", "shapes.py:failing"],
+        ["shapes.py:failing: failing cannot be called with decay_steps=", "KeyError"],
+    ),
+    "negative schedule": ([TASK, "--optimizer", "lion", "--schedule", "shapes.py:negative"], ["finite learning rates of at least 0", "-1"]),
     "no steps": ([TASK, "--optimizer", "lion", "--steps", "0"], ["steps must be at least 1", "got 0"]),
     "too many steps": ([TASK, "--optimizer", "lion", "--steps", "9" * 30], ["steps must be", "at most"]),
     "negative seed": ([TASK, "--optimizer", "lion", "--seed", "-1"], ["seed must be at least 0"]),
@@ -178,6 +228,11 @@ def stumbling(tmp_path_factory):
     (folder / "broken.py").write_text("def found(learning_rate=1.0:\n")
     (folder / "empty.py").write_text("x = 1\n")
     (folder / "two.py").write_text("def a(learning_rate=1.0):\n    return 3\n\n\ndef b(learning_rate):\n    return 4\n")
+    (folder / "bad.csv").write_text("step,learning_rate\n0,high\n")
+    (folder / "bad.json").write_text("{")
+    (folder / "shapes.py").write_text(
+        "def failing(decay_steps):\n    return {}[decay_steps]\n\n\ndef negative(decay_steps):\n    return lambda step: -1.0\n"
+    )
     (folder / "bad.txt").write_text("def train(w, g, lr):\n    update = nothing(g)\n    return update\n")
     return folder
 

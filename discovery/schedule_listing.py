@@ -1,0 +1,105 @@
+"""`stepsmith schedules`: every schedule with its curve drawn in a line of text, as numbers, or as a picture."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+from ..schedules import ScheduleError
+from ..schedules import registry as schedules
+from .schedule_sources import find_schedule
+from .terminal.options import option
+from .terminal.output import out, print_table
+
+BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.:-=+*#"  # from the lowest to the highest
+STEPS = 1000  # of the run that is drawn
+CELLS = 24  # of a curve in text
+POINTS = 101  # of a curve in JSON: one for each percent of the run, its end included
+COLUMNS = 4  # of panels in a picture
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """List the learning-rate schedules with their curves."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """which (default: all), with sampling rates such as rex:50-75, or your own files"""
+    plot: Annotated[Path | None, option("FILE", "no picture")] = None
+    """draw them into a picture, .png or .pdf"""
+    json: bool = False
+    """as JSON, with the values at each percent of a run"""
+
+    def __call__(self) -> int:
+        names = self.names or schedules.names()
+        sources = {name: find_schedule(name) for name in names}
+        curves = {name: _values(source.relative(STEPS)) for name, source in sources.items()}
+        if self.plot is not None:
+            _plot(curves, self.plot)
+        if self.json:
+            every = STEPS // (POINTS - 1)
+            values = {name: [round(float(value), 6) for value in curve[::every]] for name, curve in curves.items()}
+            return print_table([{"schedule": name, "what": sources[name].summary, "values": values[name]} for name in names], True)
+        characters = BLOCKS if _prints(BLOCKS) else ASCII
+        rows = [{"schedule": name, "curve": sparkline(curves[name], characters), "what": sources[name].summary} for name in names]
+        print_table(rows, False)
+        if self.plot is not None:
+            out.print(f"drew {self.plot}")
+        return 0
+
+
+def sparkline(values: Sequence[float] | np.ndarray, characters: str = BLOCKS) -> str:
+    """A curve in a line of text, as high as its highest value.
+
+    Args:
+        values: at least 0, [n]; each of up to 24 characters shows the mean of its share of them.
+        characters: from the lowest to the highest.
+
+    Example:
+        >>> sparkline([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), sparkline([1.0, 1.0, 0.1], "_-#")
+        ('▁▂▄▅▇█', '##_')
+    """
+    array = np.asarray(values, np.float64)
+    cells = [part.mean() for part in np.array_split(array, min(CELLS, array.size))]
+    highest = max(max(cells), sys.float_info.min)
+    return "".join(characters[min(int(cell / highest * len(characters)), len(characters) - 1)] for cell in cells)
+
+
+def _values(schedule: optax.Schedule) -> np.ndarray:
+    """At every step of the run and at its end."""
+    return np.asarray(jax.lax.map(lambda step: jnp.asarray(schedule(step), jnp.float32), jnp.arange(STEPS + 1)))
+
+
+def _prints(characters: str) -> bool:
+    try:
+        characters.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _plot(curves: dict[str, np.ndarray], path: Path) -> None:
+    try:
+        from matplotlib.figure import Figure  # takes a second to import
+    except ImportError as error:
+        raise ScheduleError("--plot needs matplotlib; install it with: pip install matplotlib") from error
+    rows = math.ceil(len(curves) / COLUMNS)
+    columns = min(COLUMNS, len(curves))
+    figure = Figure(figsize=(2.6 * columns, 1.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for panel, (name, curve) in zip(panels, curves.items(), strict=False):
+        panel.plot(np.linspace(0, 1, curve.size), curve, linewidth=1.5)
+        panel.set_title(name, fontsize=9)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(curves) :]:
+        panel.set_visible(False)
+    figure.supxlabel("progress", fontsize=9)
+    figure.supylabel("learning rate / peak", fontsize=9)
+    figure.savefig(path, dpi=150)

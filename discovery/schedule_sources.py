@@ -1,0 +1,84 @@
+"""From what a user names, a schedule of the registry or a file, to a learning rate relative to its peak."""
+
+import inspect
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from ..schedules import ScheduleError, from_profile, load_recorded
+from ..schedules import registry as schedules
+from ..schedules.recorded import SUFFIXES
+from ..schedules.registry import RelativeSchedule
+from .modules import digest_of, function_of, is_python, said
+
+
+class ScheduleSource(NamedTuple):
+    """What a name leads to.
+
+    Attributes:
+        relative: number of steps -> schedule, to be multiplied by the learning rate.
+        summary: in one line.
+        digest: of the file; None for a schedule of the registry, whose name says all.
+    """
+
+    relative: RelativeSchedule
+    summary: str
+    digest: str | None
+
+
+def find_schedule(name: str) -> ScheduleSource:
+    """Finds the schedule that a user names.
+
+    Args:
+        name: a name in `stepsmith.schedules`, alone or with a sampling rate ('rex:50-75'); else a file: learning rates recorded
+            as .csv or .json (the format is in `schedules.recorded`), of which the shape counts, or 'mine.py' or 'mine.py:function',
+            which is imported: a function of `decay_steps` that returns an optax schedule. It may have an `init_value` or
+            `peak_value`, as optax's do, and gets 1 there.
+
+    Raises:
+        ValueError: where a name is not known or a file leads to no schedule.
+
+    Example:
+        >>> source = find_schedule("linear")
+        >>> source.summary, float(source.relative(100)(50))
+        ('1 - t/T', 0.5)
+    """
+    if is_python(name):
+        return _from_python(name)
+    if name.endswith(SUFFIXES):
+        profile = load_recorded(name)
+        with open(name, "rb") as file:
+            return ScheduleSource(lambda steps: from_profile(profile, 1.0, steps), "recorded learning rates", digest_of(file.read()))
+    try:
+        row = schedules.get(name)
+    except ScheduleError as error:
+        raise ScheduleError(f"{error}; or give a .csv or .json file of learning rates, or a .py file") from error
+    return ScheduleSource(row.relative, row.summary, None)
+
+
+def _from_python(name: str) -> ScheduleSource:
+    factory, digest = function_of(name, "decay_steps")
+    parameters = inspect.signature(factory).parameters
+    peak = {name: 1.0 for name in ("init_value", "peak_value") if name in parameters}
+
+    def relative(steps: int) -> optax.Schedule:
+        given = {**peak, "decay_steps": steps}
+        try:
+            schedule = factory(**given)
+            values = [np.asarray(schedule(step)) for step in (0, steps // 2, steps - 1)]
+        except Exception as error:  # the user's own code
+            raise ScheduleError(f"{name}: {factory.__name__} cannot be called with {_arguments(given)}: {said(error)}") from error
+        if not all(value.shape == () and np.isfinite(value) and value >= 0 for value in values):
+            got = ", ".join(map(str, values))
+            raise ScheduleError(
+                f"{name}: {factory.__name__} must give finite learning rates of at least 0; at start, middle and end: {got}"
+            )
+        return schedule
+
+    first_line = (inspect.getdoc(factory) or factory.__name__).partition("\n")[0]
+    return ScheduleSource(relative, first_line, digest)
+
+
+def _arguments(given: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in given.items())

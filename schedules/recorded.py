@@ -1,0 +1,170 @@
+"""Recorded schedules: learning rates written to a file, replayed as a profile in a run of any length.
+
+A `.csv` file has a heading and a row for each point; a `.json` file has the same columns as lists. One column is `learning_rate`, of
+which only the shape counts: it is divided by its highest value. The other says where the points are, ascending:
+
+- `step`, from 0. The run that was recorded ends after the last of them, or after `steps` of them, which a `.json` file may say.
+- `progress`, in [0, 1], for curves drawn by hand.
+
+    progress,learning_rate            {"steps": 1000, "step": [0, 100, 999], "learning_rate": [0.0, 0.3, 0.0]}
+    0,1
+    0.8,1
+    1,0
+
+Between two points the learning rate is interpolated linearly in progress, before the first and after the last it stays.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from .profiles import Profile, ScheduleError
+from .sampling import check_steps
+
+SUFFIXES = (".csv", ".json")
+VALUES, PLACES = "learning_rate", ("step", "progress")
+
+
+def interpolated_profile(progress: ArrayLike | Sequence[float], learning_rates: ArrayLike | Sequence[float]) -> Profile:
+    """The curve through points, linear between them, relative to its highest value.
+
+    Args:
+        progress: [n], ascending, in [0, 1].
+        learning_rates: [n], at least 0, one of them above.
+
+    Raises:
+        ScheduleError: they are not.
+
+    Example:
+        >>> profile = interpolated_profile([0.0, 0.8, 1.0], [0.3, 0.3, 0.0])
+        >>> [round(float(profile(p)), 4) for p in (0.0, 0.8, 0.9, 1.0)]
+        [1.0, 1.0, 0.5, 0.0]
+    """
+    places, values = np.asarray(progress, np.float64), np.asarray(learning_rates, np.float64)
+    if places.ndim != 1 or places.shape != values.shape or not places.size:
+        raise ScheduleError(f"a recorded schedule needs as many learning rates as points, got {values.shape} and {places.shape}")
+    if not (np.diff(places) > 0).all() or not 0 <= places[0] <= places[-1] <= 1:
+        raise ScheduleError("the points of a recorded schedule must ascend, from 0 or above to the end of the run at most")
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() > 0):
+        raise ScheduleError("recorded learning rates must be finite and at least 0, and one of them above 0")
+    points, multipliers = places.astype(np.float32), (values / values.max()).astype(np.float32)
+    return lambda progress: jnp.interp(jnp.asarray(progress), points, multipliers)
+
+
+def load_recorded(path: Path | str) -> Profile:
+    """Reads a `.csv` or `.json` file of recorded learning rates; the format is at the head of this module.
+
+    Raises:
+        ScheduleError: it cannot be read, or is not of that format.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "drawn.csv"
+        >>> _ = path.write_text("progress,learning_rate\\n0,1\\n0.8,1\\n1,0\\n")
+        >>> round(float(load_recorded(path)(0.9)), 4)
+        0.5
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ScheduleError(f"{path}: a recorded schedule is a .csv or .json file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at the start
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScheduleError(f"{path}: cannot be read: {error}") from error
+    try:
+        columns = _from_csv(text) if path.suffix == ".csv" else _from_json(text)
+        return _profile(columns)
+    except ScheduleError as error:
+        raise ScheduleError(f"{path}: {error}") from error
+
+
+def save_recorded(path: Path | str, schedule: optax.Schedule, decay_steps: int) -> None:
+    """Writes a schedule's learning rate at every step, to be replayed.
+
+    Args:
+        path: ends in `.csv` or `.json`.
+        schedule: step -> learning rate.
+        decay_steps: length of the run in steps.
+
+    Raises:
+        ScheduleError: the file's name ends otherwise, or `decay_steps` is below 1.
+
+    Example:
+        >>> import tempfile, optax
+        >>> path = Path(tempfile.mkdtemp()) / "linear.csv"
+        >>> save_recorded(path, optax.linear_schedule(0.5, 0.0, 4), decay_steps=4)
+        >>> path.read_text().split()
+        ['step,learning_rate', '0,0.5', '1,0.375', '2,0.25', '3,0.125']
+    """
+    check_steps("decay_steps", decay_steps)
+    path = Path(path)
+    steps = np.arange(decay_steps)
+    rates = np.broadcast_to(np.asarray(jax.lax.map(schedule, jnp.asarray(steps)), np.float32), steps.shape)
+    if path.suffix == ".json":
+        columns = {"steps": decay_steps, PLACES[0]: steps.tolist(), VALUES: [float(str(rate)) for rate in rates]}
+        path.write_text(json.dumps(columns) + "\n", encoding="utf-8")
+    elif path.suffix == ".csv":
+        rows = (f"{step},{rate}\n" for step, rate in zip(steps, rates, strict=True))
+        path.write_text(f"{PLACES[0]},{VALUES}\n" + "".join(rows), encoding="utf-8")
+    else:
+        raise ScheduleError(f"{path}: a recorded schedule is a .csv or .json file")
+
+
+def _from_csv(text: str) -> dict[str, Any]:
+    rows = [row for row in csv.reader(text.splitlines()) if row]
+    if not rows:
+        raise ScheduleError("is empty")
+    heading = [name.strip() for name in rows[0]]
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(heading):
+            raise ScheduleError(f"row {number} has {len(row)} cells, its heading {len(heading)}")
+    return {name: [row[index] for row in rows[1:]] for index, name in enumerate(heading)}
+
+
+def _from_json(text: str) -> dict[str, Any]:
+    try:
+        columns = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ScheduleError(f"is no JSON: {error}") from error
+    if not isinstance(columns, dict):
+        raise ScheduleError(f"must hold an object of lists, {VALUES} and {' or '.join(PLACES)}")
+    return columns
+
+
+def _profile(columns: dict[str, Any]) -> Profile:
+    found = [place for place in PLACES if place in columns]
+    if VALUES not in columns or len(found) != 1:
+        raise ScheduleError(f"needs {VALUES} and one of {' and '.join(PLACES)}, got {', '.join(map(repr, columns)) or 'nothing'}")
+    places, rates = (_numbers(name, columns[name]) for name in (found[0], VALUES))
+    if found[0] == PLACES[0] and places:
+        steps = _numbers("steps", [columns.get("steps", places[-1] + 1)])[0]
+        if not steps > places[-1]:
+            raise ScheduleError(f"the run has {steps:g} steps, which must be more than the last recorded step, {places[-1]:g}")
+        places = [place / steps for place in places]
+    return interpolated_profile(places, rates)
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ScheduleError(f"{name} must be a list of numbers")
+    return list(_each(name, values))
+
+
+def _each(name: str, values: Iterable[Any]) -> Iterable[float]:
+    for value in values:
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise ScheduleError(f"{name} holds {value!r}, which is no finite number")
+        yield number
