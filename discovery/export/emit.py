@@ -33,7 +33,7 @@ class Body:
     uses_w: bool
     uses_lr: bool
     uses_count: bool
-    uses_progress: bool
+    uses_total_steps: bool
 
 
 @dataclass
@@ -160,7 +160,9 @@ def emit(program: Program, outputs: tuple[str, ...]) -> Body:
         body.append("progress = state.count / total_steps")
     if "lr" in reads:
         body.append("lr = learning_rate(state.count) if callable(learning_rate) else learning_rate")
-    mixed = bool(scalars) or any(name in reads for name in ("step", "progress", "lr"))
+    if "budget" in reads:
+        body.append("budget = jnp.asarray(total_steps, jnp.float32)")
+    mixed = bool(scalars) or any(name in reads for name in ("step", "progress", "budget", "lr"))
     body += _stages(emitter, program, outputs, mixed)
     helpers = [_DOT] if any("_dot(" in line.code or "_clip_factor(" in line.code for line in scalars) else []
     helpers += [_CLIP] if any("_clip_factor(" in line.code for line in scalars) else []
@@ -174,7 +176,7 @@ def emit(program: Program, outputs: tuple[str, ...]) -> Body:
         uses_w="w" in reads,
         uses_lr="lr" in reads,
         uses_count=bool(reads & {"step", "progress", "lr"}),
-        uses_progress="progress" in reads,
+        uses_total_steps=bool(reads & {"progress", "budget"}),
     )
 
 

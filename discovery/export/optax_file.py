@@ -60,7 +60,7 @@ def _without_clashes(program: Program, name: str) -> Program:
         Statement(renames.get(t, t), op, tuple(renames.get(a, a) if isinstance(a, str) else a for a in args))
         for t, op, args in program.statements
     )
-    return Program(statements, tuple(renames.get(state, state) for state in program.states), program.extra)
+    return Program(statements, tuple(renames.get(state, state) for state in program.states), program.extra, program.kind)
 
 
 def _class_name(name: str) -> str:
@@ -68,7 +68,7 @@ def _class_name(name: str) -> str:
 
 
 def _docstring(program: Program, name: str, parts: Separated | None, body: Body, provenance: Provenance) -> str:
-    needed = "total_steps, " if body.uses_progress else ""
+    needed = "total_steps, " if body.uses_total_steps else ""
     first = f"{name}: an update rule written by stepsmith {_printable(provenance.version)}".rstrip() + "."
     lines = [first, "", *(f"- {_printable(note)}" for note in provenance.notes), *([""] if provenance.notes else [])]
     lines += ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
@@ -101,7 +101,7 @@ def _state(name: str, body: Body) -> str:
 
 
 def _scale_by(name: str, parts: Separated | None, body: Body) -> str:
-    parameters = ["total_steps: int"] if body.uses_progress else []
+    parameters = ["total_steps: int"] if body.uses_total_steps else []
     if body.uses_lr:
         parameters.append("learning_rate: optax.ScalarOrSchedule = 1.0")
     what = (
@@ -126,8 +126,8 @@ def _scale_by(name: str, parts: Separated | None, body: Body) -> str:
 
 
 def _alias(name: str, parts: Separated | None, body: Body) -> str:
-    steps = "    total_steps: int,\n" if body.uses_progress else ""
-    passed = ["total_steps"] if body.uses_progress else []
+    steps = "    total_steps: int,\n" if body.uses_total_steps else ""
+    passed = ["total_steps"] if body.uses_total_steps else []
     if parts is None:
         call = ", ".join([*passed, *(["learning_rate"] if body.uses_lr else [])])
         last = "optax.scale(-1.0)" if body.uses_lr else "optax.scale_by_learning_rate(learning_rate)"

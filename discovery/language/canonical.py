@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from .normal.flow import normal_form
 from .ops import OPS
-from .program import Argument, Program, Statement
+from .program import SCHEDULE, Argument, Program, Statement
 
 MEMO_SIZE = 100_000  # programs
 _memo: dict[bytes, str] = {}  # digest of a data flow -> digest of its normal form; a cache alone
@@ -24,10 +24,10 @@ def live(program: Program) -> tuple[list[int], frozenset[str]]:
     Returns:
         Indices of the live statements, in order, and the names of the live states.
     """
-    states = program.states
+    states, output = program.states, program.outputs[0]
     needed: set[str] = set()  # states whose value from the last step is read
     while True:
-        wanted: set[Argument] = {"update", *needed}
+        wanted: set[Argument] = {output, *needed}
         kept: list[int] = []
         for index in range(len(program.statements) - 1, -1, -1):
             target, _, args = program.statements[index]
@@ -57,7 +57,7 @@ def prune(program: Program) -> Program:
     kept, states = live(program)
     statements = tuple(program.statements[index] for index in kept)
     read = {argument for statement in statements for argument in statement.args}
-    return Program(statements, tuple(s for s in program.states if s in states), tuple(e for e in program.extra if e in read))
+    return Program(statements, tuple(s for s in program.states if s in states), tuple(e for e in program.extra if e in read), program.kind)
 
 
 def canonical_hash(program: Program) -> str:
@@ -96,7 +96,7 @@ def _data_flow(pruned: Program) -> bytes:
     digests: dict[Argument, bytes] = {name: name.encode() for name in pruned.inputs}
     for statement in pruned.statements:
         digests[statement.target] = _digest(statement, digests)
-    parts = [digests["update"]]
+    parts = [digests[pruned.outputs[0]]]
     parts += [state.encode() + b"=" + digests[state] for state in sorted(pruned.states)]
     return blake2b(b";".join(parts), digest_size=16).digest()
 
@@ -109,6 +109,11 @@ def _digest(statement: Statement, digests: dict[Argument, bytes]) -> bytes:
     if op in _COMMUTATIVE:
         parts.sort()
     return blake2b(op.encode() + b"(" + b",".join(parts) + b")", digest_size=16).digest()
+
+
+def is_live(pruned: Program) -> bool:
+    """Whether a pruned program depends on what it has to: a rule on the gradient, a schedule on the time."""
+    return any(name in pruned.extra for name in ("step", "progress")) if pruned.kind == SCHEDULE else depends_on_gradient(pruned)
 
 
 def depends_on_gradient(pruned: Program) -> bool:

@@ -29,7 +29,7 @@ def as_transformation(program: Program, schedule: optax.Schedule, total_steps: i
     Args:
         program: the rule.
         schedule: step -> learning rate relative to its peak, the program's ``lr``.
-        total_steps: what ``progress`` counts towards.
+        total_steps: the ``budget``, which ``progress`` counts towards.
 
     Returns:
         A transformation whose updates are ``-update`` of the program.
@@ -43,6 +43,7 @@ def as_transformation(program: Program, schedule: optax.Schedule, total_steps: i
         gradients, treedef = jax.tree.flatten(updates)
         values: dict[Any, Value] = {"w": jax.tree.leaves(params), "g": gradients, "lr": jnp.asarray(schedule(state.count), jnp.float32)}
         values |= {"step": state.count + 1.0, "progress": state.count / total_steps}
+        values |= {"budget": jnp.asarray(total_steps, jnp.float32)}
         values |= {name: jax.tree.leaves(tree) for name, tree in zip(program.states, state.states, strict=True)}
         for statement, kind in zip(program.statements, kinds, strict=True):
             args = [values[a] if isinstance(a, str) else a for a in statement.args]

@@ -196,4 +196,7 @@ INFIX: dict[str, Op] = {op.infix: op for op in _TABLE if op.infix}
 ALIASES = {"interpolate": "interp", "clip_by_global_norm": "clip"}
 # What mutation draws from, in this order: the paper's functions, and those with the extended ones.
 SAMPLED: tuple[Op, ...] = tuple(op for op in _TABLE if op.sampled and not op.extended)
+# Shapes of operations that make scalars of scalars: those of schedules.
+OF_SCALARS = frozenset({Shape.MAP, Shape.CONSTANT, Shape.INTERPOLATE})
+SAMPLED_SCALAR: tuple[Op, ...] = tuple(op for op in SAMPLED if op.shape in OF_SCALARS)
 SAMPLED_EXTENDED: tuple[Op, ...] = (*SAMPLED, *(op for op in _TABLE if op.sampled and op.extended))

@@ -13,7 +13,8 @@ from .ops import ALIASES, OPS
 # Limits on what is accepted from outside and on what mutation may grow.
 MAX_STATEMENTS = 64
 MAX_STATES = 6
-OPTIONAL_INPUTS = ("step", "progress")
+OPTIONAL_INPUTS = ("step", "progress", "budget")
+UPDATE, SCHEDULE = "update", "schedule"  # kinds of programs
 _EXTENDED = frozenset(name for name, op in OPS.items() if op.extended)
 
 Argument = str | float
@@ -38,36 +39,44 @@ class Statement(NamedTuple):
 
 @dataclass(frozen=True)
 class Program:
-    """An update rule: ``train(w, g, *states, lr, *extra) -> update, *states``; outside, ``w <- w - update``.
+    """An update rule or a schedule.
+
+    An update rule is ``train(w, g, *states, lr, *extra) -> update, *states``; outside, ``w <- w - update``. A schedule is
+    ``schedule(*extra) -> multiplier``, of the learning rate.
 
     Attributes:
         statements: executed in order.
-        states: names of the arrays carried from step to step, zero at the start.
-        extra: which of the optional inputs ``step`` (1 at the first step) and ``progress`` (step 0: 0, end: 1) it asks for.
+        states: names of the arrays carried from step to step, zero at the start; a schedule has none.
+        extra: which of the optional inputs ``step`` (1 at the first step), ``progress`` (step 0: 0, end: 1) and ``budget`` (the
+            number of steps) it asks for.
+        kind: ``update`` or ``schedule``.
     """
 
     statements: tuple[Statement, ...]
     states: tuple[str, ...] = ("m", "v")
     extra: tuple[str, ...] = ()
+    kind: str = UPDATE
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("w", "g", *self.states, "lr", *self.extra)
+        return self.extra if self.kind == SCHEDULE else ("w", "g", *self.states, "lr", *self.extra)
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return ("update", *self.states)
+        return ("multiplier",) if self.kind == SCHEDULE else ("update", *self.states)
 
     def to_json(self) -> str:
         """The program as one line of JSON; `from_json` is the inverse."""
-        return json.dumps([self.states, self.extra, self.statements], separators=(",", ":"))
+        kind = [self.kind] if self.kind != UPDATE else []
+        return json.dumps([self.states, self.extra, self.statements, *kind], separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "Program":
         """Reads what `to_json` wrote; anything else is a ProgramError."""
         try:
-            states, extra, statements = _list_of(json.loads(text), 3)
-            program = Program(tuple(_statement(s) for s in _list_of(statements)), _names(states), _names(extra))
+            rows = _list_of(json.loads(text))
+            states, extra, statements, kind = _list_of(rows if len(rows) == 4 else [*rows, UPDATE], 4)
+            program = Program(tuple(_statement(s) for s in _list_of(statements)), _names(states), _names(extra), _name(kind))
         except (ValueError, RecursionError) as error:
             raise ProgramError(f"not a program in JSON: {error}") from None
         check_signature(program)
@@ -133,13 +142,16 @@ def _is_name(name: str) -> bool:
 
 def check_signature(program: Program) -> None:
     """Raises ProgramError unless the inputs are distinct, known and within the limits, and all names can be written."""
+    if program.kind not in (UPDATE, SCHEDULE) or (program.kind == SCHEDULE and program.states):
+        raise ProgramError(f"a program is of kind {UPDATE}, or {SCHEDULE} and then without states; got {shown(program.kind)}", 1)
     if len(set(program.inputs)) != len(program.inputs) or "update" in program.inputs:
         raise ProgramError(f"the inputs {', '.join(program.inputs)} must be distinct and none of them `update`", 1)
     if len(program.states) > MAX_STATES:
         raise ProgramError(f"{len(program.states)} states, at most {MAX_STATES} are allowed", 1)
     unknown = [name for name in program.extra if name not in OPTIONAL_INPUTS]
     if unknown:
-        raise ProgramError(f"unknown input {unknown[0]!r} after `lr`; allowed there: {', '.join(OPTIONAL_INPUTS)}", 1)
+        after = "of a schedule" if program.kind == SCHEDULE else "after `lr`"
+        raise ProgramError(f"unknown input {unknown[0]!r} {after}; allowed there: {', '.join(OPTIONAL_INPUTS)}", 1)
     bad = [name for name in program.states if not _is_name(name) or name in OPTIONAL_INPUTS]
     if bad:
         raise ProgramError(f"{bad[0]!r} is no name for a state", 1)

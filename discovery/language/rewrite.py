@@ -1,6 +1,7 @@
 """`simplify_exact`: an equal program with as few statements as can be found."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 from .canonical import prune
@@ -39,7 +40,7 @@ def simplify_exact(program: Program) -> Program:
 def _printed(program: Program, form: NormalForm, scales: dict[str, float]) -> Program:
     values = with_scales(program, form, scales)
     signature = tuple(state for state in program.states if state in values.states)
-    return emit(values.update, values.states, signature, program.extra)
+    return emit(values.update, values.states, replace(program, states=signature))
 
 
 def _scales(form: NormalForm) -> Iterator[dict[str, float]]:

@@ -18,19 +18,31 @@ def names() -> list[str]:
     return sorted(entry.name.removesuffix(".txt") for entry in _FOLDER.iterdir() if entry.name.endswith(".txt"))
 
 
+def schedule_names() -> list[str]:
+    """Names of the shipped schedules.
+
+    >>> schedule_names()
+    ['cosine', 'linear', 'rex']
+    """
+    return sorted(entry.name.removesuffix(".txt") for entry in (_FOLDER / "schedules").iterdir())
+
+
 def load(name_or_path: str | Path) -> Program:
-    """A shipped program by name, or any program file (text, or JSON if it ends in .json) by path.
+    """A shipped program or schedule by name, or any program file (text, or JSON if it ends in .json) by path.
 
     Raises:
         ProgramError: no such program, or a file that holds none.
     """
     if str(name_or_path) in names():
         return parse((_FOLDER / f"{name_or_path}.txt").read_text(), str(name_or_path))
+    if str(name_or_path) in schedule_names():
+        return parse((_FOLDER / "schedules" / f"{name_or_path}.txt").read_text(), str(name_or_path))
     path = Path(name_or_path)
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(MAX_CHARACTERS + 1)  # /dev/zero has no end
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or characters that no file name can hold
         reason = "no such program or file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
-        raise ProgramError(f"{reason}; shipped programs: {', '.join(names())}", where=str(path)) from None
+        shipped = f"shipped programs: {', '.join(names())}; schedules: {', '.join(schedule_names())}"
+        raise ProgramError(f"{reason}; {shipped}", where=str(path)) from None
     return Program.from_json(text) if path.suffix == ".json" else parse(text, str(path))

@@ -3,9 +3,10 @@
 import ast
 import math
 import warnings
+from dataclasses import replace
 
 from .ops import ALIASES, INFIX, OPS
-from .program import MAX_STATEMENTS, OPTIONAL_INPUTS, Argument, Program, ProgramError, Statement, check_signature
+from .program import MAX_STATEMENTS, OPTIONAL_INPUTS, SCHEDULE, Argument, Program, ProgramError, Statement, check_signature
 from .types import infer
 
 MAX_CHARACTERS = 50_000
@@ -19,8 +20,9 @@ def parse(text: str, where: str | None = None) -> Program:
 
     Args:
         text: one function, ``def train(w, g, m, v, lr): ...``, of assignments and a final
-            ``return update, m, v``. Between ``g`` and ``lr`` stand the states, after ``lr`` optionally ``step`` and
-            ``progress``. Expressions may be nested; they become one statement an operation.
+            ``return update, m, v``. Between ``g`` and ``lr`` stand the states, after ``lr`` optionally ``step``, ``progress`` and
+            ``budget``. Or a schedule, ``def schedule(progress): ...`` with ``return multiplier``, whose inputs are of these three.
+            Expressions may be nested; they become one statement an operation.
         where: a file name for error messages.
 
     Returns:
@@ -65,14 +67,14 @@ def _parse(text: str) -> Program:
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
         raise ProgramError("expected one function, `def train(w, g, m, v, lr):`, and nothing else", body[0].lineno if body else 1)
     function = body[0]
-    states, extra = _signature(function)
+    empty = _signature(function)
     lines = [node for node in function.body if not _is_docstring(node)]
     if not lines or not isinstance(lines[-1], ast.Return):
-        raise ProgramError(f"the last line must be `return {', '.join(('update', *states))}`", function.end_lineno)
-    reader = _Reader({node.id for node in ast.walk(function) if isinstance(node, ast.Name)} | {"w", "g", "lr", *states, *extra})
+        raise ProgramError(f"the last line must be `return {', '.join(empty.outputs)}`", function.end_lineno)
+    reader = _Reader({node.id for node in ast.walk(function) if isinstance(node, ast.Name)} | {*empty.inputs})
     for node in lines[:-1]:
         reader.assignment(node)
-    program = Program(tuple(reader.statements), states, extra)
+    program = replace(empty, statements=tuple(reader.statements))
     check_signature(program)
     _check_return(lines[-1], program)
     infer(program, reader.lines, function.end_lineno)
@@ -83,17 +85,20 @@ def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _signature(function: ast.FunctionDef) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _signature(function: ast.FunctionDef) -> Program:
+    """The program that has yet to get its statements."""
     spec = function.args
     names = [argument.arg for argument in spec.args]
     if spec.posonlyargs or spec.kwonlyargs or spec.vararg or spec.kwarg or spec.defaults or function.decorator_list:
         raise ProgramError("the inputs are plain names, without defaults, `*` or decorators", function.lineno)
+    if function.name == SCHEDULE:
+        return Program((), (), tuple(names), SCHEDULE)
     if names[:2] != ["w", "g"] or "lr" not in names:
         raise ProgramError(
             f"the inputs are w, g, the states, lr and optionally {' and '.join(OPTIONAL_INPUTS)}; got {', '.join(names)}", function.lineno
         )
     at = names.index("lr")
-    return tuple(names[2:at]), tuple(names[at + 1 :])
+    return Program((), tuple(names[2:at]), tuple(names[at + 1 :]))
 
 
 def _check_return(node: ast.Return, program: Program) -> None:
@@ -185,9 +190,9 @@ def _operation(node: ast.expr) -> tuple[str, list[ast.expr]]:
     return name, node.args
 
 
-def to_text(program: Program, name: str = "train") -> str:
+def to_text(program: Program) -> str:
     """Prints a program; ``parse(to_text(p))`` is p."""
-    lines = [f"def {name}({', '.join(program.inputs)}):"]
+    lines = [f"def {SCHEDULE if program.kind == SCHEDULE else 'train'}({', '.join(program.inputs)}):"]
     lines += [f"    {statement.target} = {_expression(statement)}" for statement in program.statements]
     lines.append(f"    return {', '.join(program.outputs)}")
     return "\n".join(lines)

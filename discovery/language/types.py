@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from .ops import JOIN, OPS, Kind, Shape
-from .program import Argument, Program, ProgramError
+from .ops import JOIN, OF_SCALARS, OPS, Kind, Shape
+from .program import SCHEDULE, Argument, Program, ProgramError
 
-_FIXED = {"w": Kind.ARRAY, "g": Kind.ARRAY, "lr": Kind.SCALAR, "step": Kind.SCALAR, "progress": Kind.SCALAR}
+_FIXED = {"w": Kind.ARRAY, "g": Kind.ARRAY, "lr": Kind.SCALAR, "step": Kind.SCALAR, "progress": Kind.SCALAR, "budget": Kind.SCALAR}
 _SHAPES = {name: op.shape for name, op in OPS.items()}
 _ARITY = {name: op.arity for name, op in OPS.items()}
 
@@ -41,8 +41,10 @@ def infer(program: Program, lines: Sequence[int] | None = None, last_line: int |
             raise ProgramError(error.reason, lines[index] if lines else index + 2) from None
         kinds[statement.target] = kind
         inferred.append(kind)
-    if "update" not in kinds:
-        raise ProgramError("`update` is never assigned", last_line)
+        if program.kind == SCHEDULE and (kind is not Kind.SCALAR or _SHAPES[statement.op] not in OF_SCALARS):
+            raise ProgramError(f"{statement.op} works on arrays, a schedule has none", lines[index] if lines else index + 2)
+    if program.outputs[0] not in kinds:
+        raise ProgramError(f"`{program.outputs[0]}` is never assigned", last_line)
     return inferred
 
 

@@ -1,17 +1,18 @@
 """The paper's mutations (Chen et al. 2023, arXiv 2302.06675, section 2): insert, delete, alter an argument.
 
-In the extended language an inserted statement may be of any of its operations, and ``step`` and ``progress`` are variables.
+In the extended language an inserted statement may be of any of its operations, and ``step``, ``progress`` and ``budget`` are
+variables. Schedules are mutated alike, with the operations on scalars.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import NamedTuple
 
-from ..language.canonical import canonical_hash_of_pruned, depends_on_gradient, prune
+from ..language.canonical import canonical_hash_of_pruned, is_live, prune
 from ..language.message import shown
-from ..language.ops import SAMPLED, SAMPLED_EXTENDED, Op
-from ..language.program import MAX_STATEMENTS, MAX_STATES, OPTIONAL_INPUTS, Argument, Program, ProgramError, Statement
+from ..language.ops import SAMPLED, SAMPLED_EXTENDED, SAMPLED_SCALAR, Op
+from ..language.program import MAX_STATEMENTS, MAX_STATES, OPTIONAL_INPUTS, SCHEDULE, Argument, Program, ProgramError, Statement
 from ..language.types import infer
 
 MAX_NEUTRAL = 16
@@ -66,7 +67,8 @@ class Child(NamedTuple):
 def mutate(parent: Program, parent_hash: str, random: Random, config: MutationConfig, extended: bool = False) -> Child:
     """Draws mutants of the parent until one is valid and computes something else.
 
-    Valid: every variable is assigned before use, kinds fit, and the gradient reaches the update. A valid mutant that
+    Valid: every variable is assigned before use, kinds fit, and the gradient reaches the update, or the time a schedule's
+    multiplier. A valid mutant that
     computes what its parent does (a change of dead code, say) is mutated further, up to `MAX_NEUTRAL` times: neutral
     changes accumulate as they do in the paper, without a birth for each.
 
@@ -87,7 +89,7 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
             rejected += 1
             continue
         pruned = prune(program)
-        if not depends_on_gradient(pruned) or len(pruned.states) > config.max_states:
+        if not is_live(pruned) or len(pruned.states) > config.max_states:
             rejected += 1
             continue
         child_hash = parent_hash if pruned == live else canonical_hash_of_pruned(pruned)
@@ -98,22 +100,23 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
 
 def mutant(parent: Program, random: Random, config: MutationConfig, extended: bool = False) -> tuple[Program, str]:
     """One mutation, whether or not the result is valid."""
-    if extended:
-        parent = Program(parent.statements, parent.states, OPTIONAL_INPUTS)  # pruning drops those that nothing reads
+    if extended or parent.kind == SCHEDULE:
+        parent = replace(parent, extra=OPTIONAL_INPUTS)  # pruning drops those that nothing reads
     size = len(parent.statements)
     if config.only_constants:
         statements, mutation = _alter_constant(parent, random, config)
-        return Program(statements, parent.states, parent.extra), mutation
+        return replace(parent, statements=statements), mutation
     insert = config.insert if size < config.max_statements else 0.0
     delete, alter = (config.delete, config.alter) if size else (0.0, 0.0)
     draw = random.random() * (insert + delete + alter)
     if draw < insert:
-        statements, mutation = _insert(parent, random, config, SAMPLED_EXTENDED if extended else SAMPLED)
+        ops = SAMPLED_SCALAR if parent.kind == SCHEDULE else SAMPLED_EXTENDED if extended else SAMPLED
+        statements, mutation = _insert(parent, random, config, ops)
     elif draw < insert + delete:
         statements, mutation = _delete(parent, random)
     else:
         statements, mutation = _alter(parent, random, config)
-    return Program(statements, parent.states, parent.extra), mutation
+    return replace(parent, statements=statements), mutation
 
 
 def _pick(random: Random, size: int) -> int:

@@ -1,6 +1,6 @@
 """From program to bytecode: fold what is known before the run, fuse common pairs, give out rows.
 
-Everything that depends on ``lr``, ``step``, ``progress`` and constants alone is known before the first step. It is
+Everything that depends on ``lr``, ``step``, ``progress``, ``budget`` and constants alone is known before the first step. It is
 computed here, in NumPy and float64 (so that ``1 - 0.999 ** step`` keeps its digits), for all steps at once, and becomes a
 column of the scalar table; what is left are operations on rows of the register file. Scalars that a program computes from
 arrays (``dot``, ``norm``, ...) are rows too, each filled with its value, so that one instruction set serves all kinds.
@@ -113,7 +113,12 @@ class _Builder:
     def run(self, program: Program) -> dict[str, int | Scalar]:
         # Nodes of op "input" stand for the rows that hold w, g and the states when a step begins.
         values: dict[str, int | Scalar] = {name: self.emit("input", []) for name in ("w", "g", *program.states)}
-        values |= {"lr": self._clock.lr, "step": self._clock.step, "progress": self._clock.progress}
+        values |= {
+            "lr": self._clock.lr,
+            "step": self._clock.step,
+            "progress": self._clock.progress,
+            "budget": np.float64(len(self._clock.lr)),
+        }
         with np.errstate(all="ignore"):
             for target, op, args in program.statements:
                 values[target] = self._translate(op, [values[a] if isinstance(a, str) else np.float64(a) for a in args])

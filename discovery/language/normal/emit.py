@@ -11,21 +11,20 @@ from .nodes import ONE, PROTECTED, Node, Value, key, operation_node, same, tidy
 from .order import in_order
 
 
-def emit(update: Value, states: Mapping[str, Value], signature: tuple[str, ...], extra: tuple[str, ...]) -> Program:
+def emit(update: Value, states: Mapping[str, Value], signature: Program) -> Program:
     """A program that computes the given values.
 
     Args:
-        update: the value of ``update``.
+        update: the value of the first output.
         states: next value of each state, in terms of inputs named as the states are.
-        signature: the states' names in the order of the program's inputs.
-        extra: optional inputs that the values may read.
+        signature: a program with its states in the order of the inputs, and the optional inputs that the values may read.
     """
     emitter = Emitter()
-    outputs: dict[str, Argument] = {name: emitter.value(states[name]) for name in signature}
-    outputs = {"update": emitter.value(update), **outputs}
+    outputs: dict[str, Argument] = {name: emitter.value(states[name]) for name in signature.states}
+    outputs = {signature.outputs[0]: emitter.value(update), **outputs}
     statements = in_order(emitter.statements, outputs)
     read = {argument for statement in statements for argument in statement.args}
-    return Program(tuple(statements), signature, tuple(name for name in extra if name in read))
+    return Program(tuple(statements), signature.states, tuple(name for name in signature.extra if name in read), signature.kind)
 
 
 class Emitter:

@@ -22,7 +22,7 @@ MEMO_SIZE = 30_000  # operations
 
 _INPUTS = {
     **{name: Value(1.0, input_node(name, Kind.ARRAY, False)) for name in ("w", "g")},
-    **{name: Value(1.0, input_node(name, Kind.SCALAR, False)) for name in ("lr", "step", "progress")},
+    **{name: Value(1.0, input_node(name, Kind.SCALAR, False)) for name in ("lr", "step", "progress", "budget")},
 }
 _memo: dict[tuple, Value] = {}  # a cache alone: what `apply` returns depends on nothing else
 
@@ -75,7 +75,7 @@ def normal_form(program: Program) -> NormalForm:
     True
     """
     if not program.states:
-        update = evaluate(program.statements, {})["update"]
+        update = evaluate(program.statements, {})[program.outputs[0]]
         return NormalForm(update, {}, {}, {}, _hash([update]))
     groups, scales = _layers(program)
     if all(len(group) == 1 for group in groups):
@@ -132,7 +132,7 @@ def _in_order(program: Program, order: list[str], leaders: Mapping[str, str], sc
     while True:
         names = {state: f"s{index}" for index, state in enumerate(order)}
         values = evaluate(program.statements, _environment(program, leaders, names, scales))
-        update = values["update"]
+        update = values[program.outputs[0]]
         read, before = update.node.states, frozenset()
         while read != before:
             before = read
@@ -182,4 +182,4 @@ def with_scales(program: Program, form: NormalForm, scales: Mapping[str, float])
     own = {state: scales.get(leader, 1.0) * form.scales[state] / form.scales[leader] for state, leader in form.leaders.items()}
     values = evaluate(program.statements, _environment(program, form.leaders, names, own))
     states = {state: scale(values[state], 1 / own[state]) for state in form.states}
-    return form._replace(update=values["update"], states=states, scales=own)
+    return form._replace(update=values[program.outputs[0]], states=states, scales=own)

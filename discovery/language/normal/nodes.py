@@ -95,9 +95,10 @@ def number(coefficient: float) -> bytes:
 
 
 def input_node(name: str, kind: Kind, state: bool) -> Node:
-    """An input of the program; ``step`` is at least 1 and ``progress`` at least 0."""
+    """An input of the program; ``step`` and ``budget`` are at least 1 and ``progress`` at least 0."""
     states = frozenset((name,)) if state else _NO_STATES
-    return Node("input", (name,), _digest(b"input " + name.encode()), kind, True, name in ("step", "progress"), name == "step", states)
+    nonnegative, positive = name in ("step", "progress", "budget"), name in ("step", "budget")
+    return Node("input", (name,), _digest(b"input " + name.encode()), kind, True, nonnegative, positive, states)
 
 
 def product_node(factors: tuple[tuple[Node, int], ...]) -> Node:

@@ -21,7 +21,7 @@ def in_order(statements: Sequence[Statement], outputs: Mapping[str, Argument]) -
         if isinstance(argument, str) and any(s.target == argument for s in live) and argument not in own and argument != name:
             own[argument] = name
     while (ordered := _sorted(live, own)) is None:
-        own.pop(next(variable for variable in reversed(own) if own[variable] != "update"))
+        own.pop(next(variable for variable in reversed(own) if own[variable] not in ("update", "multiplier")))
     renamed = _renamed(ordered, own, set(outputs))
     names = {old.target: new.target for old, new in zip(ordered, renamed, strict=True)}
     moves = {name: names.get(a, a) if isinstance(a, str) else a for name, a in outputs.items()}

@@ -1,0 +1,34 @@
+"""A rule with a schedule: one program, which is how a schedule is run and where a search for both begins."""
+
+from .program import OPTIONAL_INPUTS, SCHEDULE, Argument, Program, ProgramError, Statement
+
+
+def with_schedule(rule: Program, schedule: Program) -> Program:
+    """The rule with its ``lr`` multiplied by the schedule.
+
+    Raises:
+        ProgramError: the first is no update rule, or the second no schedule.
+
+    >>> from .shipped import load
+    >>> from .text import to_text
+    >>> print(to_text(with_schedule(load("sgd"), load("linear"))))
+    def train(w, g, lr, progress):
+        s1 = 1.0 - progress
+        lr = lr * s1
+        t1 = lr * 0.1
+        update = g * t1
+        return update
+    """
+    if rule.kind == SCHEDULE or schedule.kind != SCHEDULE:
+        raise ProgramError(f"expected an update rule and a schedule, got {rule.kind} and {schedule.kind}")
+    taken = {*rule.inputs, *(statement.target for statement in rule.statements), *OPTIONAL_INPUTS}
+    fresh = (name for i in range(1, len(taken) + len(schedule.statements) + 2) if (name := f"s{i}") not in taken)
+    names: dict[Argument, str] = {}
+    statements = []
+    for target, op, args in schedule.statements:
+        renamed = tuple(names.get(argument, argument) for argument in args)
+        names[target] = next(fresh)
+        statements.append(Statement(names[target], op, renamed))
+    statements.append(Statement("lr", "multiply", ("lr", names[schedule.outputs[0]])))
+    extra = tuple(name for name in OPTIONAL_INPUTS if name in (*rule.extra, *schedule.extra))
+    return Program((*statements, *rule.statements), rule.states, extra)
