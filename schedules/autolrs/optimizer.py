@@ -77,7 +77,7 @@ def init(config: BayesConfig, prior: Points | None = None) -> BayesState:
         >>> for _ in range(12):
         ...     points, state = ask(config, state)
         ...     state = tell(config, state, points, [(x - 3) ** 2 for (x,) in points])
-        >>> abs(best(config, state).point[0] - 3) < 0.3
+        >>> bool(abs(best(config, state).point[0] - 3) < 0.3)
         True
     """
     axes = len(config.axes)
@@ -140,19 +140,29 @@ def best(config: BayesConfig, state: BayesState) -> Observed:
     Raises:
         BayesError: nothing was told, or failures only.
     """
-    return _observed(config, state, np.where(np.isnan(state.told.values), np.inf, state.told.values))
+    if not np.isfinite(state.told.values).any():
+        raise BayesError("no value was told that is a finite number")
+    return _observed(config, state, int(np.nanargmin(state.told.values)))
+
+
+def ranked(config: BayesConfig, state: BayesState) -> list[Observed]:
+    """The points told, failures aside, in the order of what the process expects there, lowest first."""
+    usable = np.flatnonzero(~np.isnan(state.told.values))
+    if not len(usable):
+        return []
+    mean, _ = gp.predict(_data(config, state), state.hyperparameters, state.told.places)
+    return [_observed(config, state, index) for index in usable[np.argsort(mean[usable], kind="stable")]]
 
 
 def recommend(config: BayesConfig, state: BayesState) -> Observed:
-    """The point told, failures aside, where the process expects the lowest value: under noise a better choice than `best`.
+    """The first of `ranked`: under noise a better choice than `best`.
 
     Raises:
         BayesError: nothing was told, or failures only.
     """
-    if not len(state.told.values):
-        raise BayesError("nothing was told yet")
-    mean, _ = gp.predict(_data(config, state), state.hyperparameters, state.told.places)
-    return _observed(config, state, np.where(np.isnan(state.told.values), np.inf, mean))
+    for first in ranked(config, state):
+        return first
+    raise BayesError("no value was told that is a finite number")
 
 
 def predict(config: BayesConfig, state: BayesState, points: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -175,30 +185,34 @@ def as_prior(state: BayesState, variance: float = 1.0) -> Points:
 
 
 def to_json(state: BayesState) -> dict[str, Any]:
-    """The state in JSON's own types; a failure's value is null."""
-    points = {name: {key: _lists(array) for key, array in getattr(state, name)._asdict().items()} for name in ("told", "prior")}
-    return {**points, "asked": state.asked, "hyperparameters": [np.asarray(part).tolist() for part in state.hyperparameters]}
+    """The state in JSON's own types."""
+    return {
+        "told": points_to_json(state.told),
+        "prior": points_to_json(state.prior),
+        "asked": state.asked,
+        "hyperparameters": [np.asarray(part).tolist() for part in state.hyperparameters],
+    }
 
 
-def from_json(config: BayesConfig, saved: dict[str, Any]) -> BayesState:
+def from_json(saved: dict[str, Any]) -> BayesState:
     """The inverse of `to_json`."""
-
-    def points(saved: dict[str, Any]) -> Points:
-        places = np.asarray(saved["places"], np.float64).reshape(-1, len(config.axes))
-        return Points(places, np.asarray(saved["values"], np.float64), np.asarray(saved["variances"], np.float64))
-
     hyperparameters = gp.Hyperparameters(*(np.asarray(part, np.float64) for part in saved["hyperparameters"]))
-    return BayesState(points(saved["told"]), points(saved["prior"]), saved["asked"], hyperparameters)
+    return BayesState(points_from_json(saved["told"]), points_from_json(saved["prior"]), saved["asked"], hyperparameters)
 
 
-def _lists(array: np.ndarray) -> list[Any]:
-    return [None if np.ndim(row) == 0 and math.isnan(row) else row.tolist() for row in array]
+def points_to_json(points: Points) -> dict[str, Any]:
+    """Points in JSON's own types; a failure's value is null."""
+    values = [None if math.isnan(value) else value for value in points.values.tolist()]
+    return {"axes": points.places.shape[1], "places": points.places.tolist(), "values": values, "variances": points.variances.tolist()}
 
 
-def _observed(config: BayesConfig, state: BayesState, worths: np.ndarray) -> Observed:
-    if not np.isfinite(worths).any():
-        raise BayesError("no value was told that is a finite number")
-    index = int(np.argmin(worths))
+def points_from_json(saved: dict[str, Any]) -> Points:
+    """The inverse of `points_to_json`."""
+    places = np.asarray(saved["places"], np.float64).reshape(-1, saved["axes"])
+    return Points(places, np.asarray(saved["values"], np.float64), np.asarray(saved["variances"], np.float64))
+
+
+def _observed(config: BayesConfig, state: BayesState, index: int) -> Observed:
     return Observed(_natural(config, state.told.places[index : index + 1])[0], float(state.told.values[index]))
 
 

@@ -149,7 +149,7 @@ def test_a_state_survives_json():
         [1.0, np.nan],
         [0.5, 0.0],
     )
-    again = bayes.from_json(RATE, json.loads(json.dumps(bayes.to_json(state), allow_nan=False)))
+    again = bayes.from_json(json.loads(json.dumps(bayes.to_json(state), allow_nan=False)))
     points, more = (bayes.ask(RATE, s, 2)[0] for s in (state, again))
     np.testing.assert_array_equal(points, more)
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_used_is_refused():
         bayes.tell(RATE, bayes.init(RATE), [[-1.0]], [0.0])
     with pytest.raises(BayesError, match="capacity of 16"):
         bayes.ask(RATE, bayes.init(RATE), 17)
-    with pytest.raises(BayesError, match="nothing was told"):
+    with pytest.raises(BayesError, match="no value was told"):
         bayes.recommend(RATE, bayes.init(RATE))
 
 
