@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import optimizer as bayes
-from .forecast import Forecast, forecast
+from .forecast import compressed, forecast
 from .stages import NONFINITE, OK, AutoLRSConfig, Candidate, Stage, State, begin, process_config
 
 RETRIES = 2  # rates of the next best candidates, where the best one's training ends in no number; then the lowest rate
@@ -98,34 +98,34 @@ def _try(config: AutoLRSConfig, loop: Loop, state: State) -> State:
     process = bayes.init(searched, state.prior) if state.process is None else state.process
     points, process = bayes.ask(searched, process, min(config.batch, config.candidates - len(state.candidates)))
     rates = [float(rate) for rate in points[:, 0]]
-    forecasts = _forecasts(config, loop, state, rates)
-    tried = tuple(Candidate(rate, float(one.loss), float(one.deviation)) for rate, one in zip(rates, forecasts, strict=True))
-    process = bayes.tell(searched, process, points, [one.loss for one in tried], [one.deviation**2 for one in tried])
+    end = _length(config, state)
+    forecasts = [(forecast(losses, end, steps), losses[0]) for losses, steps in _windows(config, loop, rates, state.window, end)]
+    tried = tuple(Candidate(rate, float(one.loss), float(one.deviation)) for rate, (one, _) in zip(rates, forecasts, strict=True))
+    told = [compressed(one, start) for one, start in forecasts]
+    process = bayes.tell(searched, process, points, [one.loss for one in told], [np.square(one.deviation) for one in told])
     search_steps = state.search_steps + len(rates) * state.window
     return state._replace(candidates=state.candidates + tried, process=process, search_steps=search_steps)
 
 
-def _forecasts(config: AutoLRSConfig, loop: Loop, state: State, rates: Sequence[float]) -> list[Forecast]:
-    end = _length(config, state)
+def _windows(
+    config: AutoLRSConfig, loop: Loop, rates: Sequence[float], window: int, end: int
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """The losses of each rate from where the loop stands, and the steps where they are not 1, 2, ..."""
     if end >= config.validation_from:
-        return [_validated(config, loop, rate, state.window, end) for rate in rates]
+        steps = np.unique(np.linspace(0, window, min(config.validation_points, window)).round().astype(int))
+        return [(_from_here(loop, lambda rate=rate: _validated(loop, rate, steps)), steps) for rate in rates]
     if loop.run_candidates is not None:
-        return [forecast(losses, end) for losses in np.asarray(loop.run_candidates(rates, state.window), np.float64)]
-    return [forecast(_from_here(loop, lambda rate=rate: loop.run(rate, state.window)), end) for rate in rates]
+        return [(losses, None) for losses in np.asarray(loop.run_candidates(rates, window), np.float64)]
+    return [(np.asarray(_from_here(loop, lambda rate=rate: loop.run(rate, window)), np.float64), None) for rate in rates]
 
 
-def _validated(config: AutoLRSConfig, loop: Loop, rate: float, window: int, end: int) -> Forecast:
-    """From a few validation losses along the window."""
-    steps = np.unique(np.linspace(0, window, min(config.validation_points, window) + 1).round().astype(int))
-
-    def losses() -> list[float]:
-        seen = []
-        for length in np.diff(steps):
-            loop.run(rate, int(length))
-            seen.append(loop.evaluate())
-        return seen
-
-    return forecast(_from_here(loop, losses), end, steps[1:])
+def _validated(loop: Loop, rate: float, steps: np.ndarray) -> np.ndarray:
+    """Validation losses after each of the steps, the first of which is 0."""
+    losses = [loop.evaluate()]
+    for length in np.diff(steps):
+        loop.run(rate, int(length))
+        losses.append(loop.evaluate())
+    return np.array(losses, np.float64)
 
 
 def _from_here(loop: Loop, trial: Callable[[], Any]) -> Any:

@@ -22,6 +22,8 @@ MOST_SEGMENTS, POINTS_IN_SEGMENT = 4, 8  # of the spline
 DECAY_TIMES = 40
 SHORTEST, LONGEST = 0.1, 1.0  # decay times, as shares of the window and of the way from its start to the horizon
 LARGEST_FALL = 3.0  # standard deviation of a, in units of the change that the window shows
+MODEL_ERROR = 0.1  # of what is extrapolated, as a standard deviation: few losses are one exponential
+COMPRESSED_FROM = 0.1  # of a loss: how far above the start a forecast counts in full
 LEAST_DEVIATION = 1e-9  # of the losses, as a share of their size; they are float32 at best
 
 
@@ -65,6 +67,26 @@ def forecast(losses: ArrayLike, at: ArrayLike, steps: ArrayLike | None = None) -
         return _constant(seen, horizon)
     smooth, noise = smoothed(seen, times)
     return _averaged(smooth, noise, times, horizon)
+
+
+def compressed(there: Forecast, start: float) -> Forecast:
+    """The same forecast with what it is above the start taken logarithmically.
+
+    A window that diverges is forecast to end anywhere between bad and 1e50, with a deviation to match. For the choice of a rate that is
+    one thing, and a certain one.
+
+    Args:
+        there: a forecast.
+        start: the loss that it started from.
+
+    Example:
+        >>> told = compressed(Forecast(np.array([1.5, 1e9]), np.array([0.1, 1e9])), start=2.0)
+        >>> told.loss.round(1).tolist(), told.deviation.round(1).tolist()
+        ([1.5, 6.5], [0.1, 0.2])
+    """
+    scale = max(COMPRESSED_FROM * abs(start), np.finfo(np.float64).tiny)
+    above = np.maximum(there.loss - start, 0.0) / scale
+    return Forecast(np.minimum(there.loss, start) + scale * np.log1p(above), there.deviation / (1.0 + above))
 
 
 def smoothed(losses: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, float]:
@@ -120,7 +142,7 @@ def _averaged(smooth: np.ndarray, noise: float, times: np.ndarray, horizon: np.n
     weights /= weights.sum()
     means, variances = (np.stack([one[index] for one in forecasts]) for index in (1, 2))
     mean = weights @ means
-    variance = weights @ (variances + (means - mean) ** 2)
+    variance = weights @ (variances + (means - mean) ** 2) + (MODEL_ERROR * (mean - targets[-1])) ** 2
     return Forecast((noise * mean).reshape(horizon.shape), (noise * np.sqrt(variance)).reshape(horizon.shape))
 
 

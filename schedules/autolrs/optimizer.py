@@ -168,7 +168,7 @@ def recommend(config: BayesConfig, state: BayesState) -> Observed:
 def predict(config: BayesConfig, state: BayesState, points: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the function at points [points, axes], in the units of the values told."""
     mean, deviation = gp.predict(_data(config, state), state.hyperparameters, _unit(config, points))
-    centre, scale = _normalisation(_penalised(state.told.values))
+    centre, scale = _normalisation(_penalised(state.told)[0])
     return centre + scale * mean, scale * deviation
 
 
@@ -179,9 +179,8 @@ def as_prior(state: BayesState, variance: float = 1.0) -> Points:
         state: of the finished search.
         variance: how little they are to be trusted, as a noise variance in the same units; 1 is as much as they differ among themselves.
     """
-    values = _penalised(state.told.values)
-    centre, scale = _normalisation(values)
-    return Points(state.told.places, (values - centre) / scale, _in_units(state.told.variances, scale) + variance)
+    told = _normalised(state.told)
+    return told._replace(variances=told.variances + variance)
 
 
 def to_json(state: BayesState) -> dict[str, Any]:
@@ -241,14 +240,15 @@ def _check_room(config: BayesConfig, state: BayesState, num: int) -> None:
         raise BayesError(f"{needed} points do not fit into the capacity of {config.capacity}; give BayesConfig a larger one")
 
 
-def _penalised(values: np.ndarray) -> np.ndarray:
-    """Values with failures as bad as the worst, and outliers cut."""
-    finite = values[np.isfinite(values)]
+def _penalised(told: Points) -> tuple[np.ndarray, np.ndarray]:
+    """Values with failures as bad as the worst, and outliers cut; and variances, 0 for both, since that they are bad is certain."""
+    finite = told.values[np.isfinite(told.values)]
     if not len(finite):
-        return np.zeros_like(values)
+        return np.zeros_like(told.values), np.zeros_like(told.values)
     lowest, median = finite.min(), np.median(finite)
     cut = median + OUTLIER * (median - lowest) if median > lowest else finite.max()
-    return np.minimum(np.where(np.isnan(values), finite.max(), values), cut)
+    values = np.where(np.isnan(told.values), finite.max(), told.values)
+    return np.minimum(values, cut), np.where(np.isnan(told.values) | (values > cut), 0.0, told.variances)
 
 
 def _normalisation(values: np.ndarray) -> tuple[float, float]:
@@ -259,15 +259,14 @@ def _normalisation(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), spread if spread > 1e-12 * max(1.0, float(np.abs(values).max())) else 1.0
 
 
-def _in_units(variances: np.ndarray, scale: float) -> np.ndarray:
-    return (np.minimum(np.sqrt(variances) / scale, MOST_DEVIATIONS)) ** 2
+def _normalised(told: Points) -> Points:
+    values, variances = _penalised(told)
+    centre, scale = _normalisation(values)
+    return Points(told.places, (values - centre) / scale, np.minimum(np.sqrt(variances) / scale, MOST_DEVIATIONS) ** 2)
 
 
 def _data(config: BayesConfig, state: BayesState) -> gp.Data:
-    values = _penalised(state.told.values)
-    centre, scale = _normalisation(values)
-    told = Points(state.told.places, (values - centre) / scale, _in_units(state.told.variances, scale))
-    rows = Points(*(np.concatenate(pair) for pair in zip(state.prior, told, strict=True)))
+    rows = Points(*(np.concatenate(pair) for pair in zip(state.prior, _normalised(state.told), strict=True)))
     count = len(rows.values)
     data = gp.Data(np.zeros((config.capacity, len(config.axes))), np.zeros(config.capacity), np.zeros(config.capacity), count)
     for array, part in zip(data[:3], rows, strict=True):

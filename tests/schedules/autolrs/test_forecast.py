@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stepsmith.schedules.autolrs.forecast import FEWEST, forecast, smoothed
+from stepsmith.schedules.autolrs.forecast import FEWEST, Forecast, compressed, forecast, smoothed
 
 STEPS = np.arange(1, 101)
 
@@ -119,3 +119,13 @@ def test_units_of_the_loss_do_not_matter(scale, shift):
     plain, moved = forecast(losses, 1000), forecast(scale * losses + shift, 1000)
     np.testing.assert_allclose(moved.loss, scale * plain.loss + shift, rtol=1e-3, atol=1e-3 * scale)
     np.testing.assert_allclose(moved.deviation, scale * plain.deviation, rtol=1e-2)
+
+
+def test_above_the_start_forecasts_are_compressed_in_order():
+    values = np.array([-1.0, 1.0, 2.0, 2.1, 5.0, 1e3, 1e90])
+    told = compressed(Forecast(values, 0.5 * np.abs(values)), start=2.0)
+    np.testing.assert_array_equal(told.loss[:3], values[:3])
+    np.testing.assert_array_equal(told.deviation[:3], 0.5 * np.abs(values[:3]))
+    assert (np.diff(told.loss) > 0).all()
+    assert told.loss[-1] < 50
+    assert (told.deviation[3:] < 1).all()

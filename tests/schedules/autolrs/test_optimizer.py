@@ -99,6 +99,14 @@ def test_failures_alone_are_an_error_and_asking_goes_on():
             chosen(RATE, state)
 
 
+def test_that_a_failure_is_bad_is_certain_whatever_noise_is_told():
+    state = bayes.tell(RATE, bayes.init(RATE), *_parabola(-3, 6))
+    failed = bayes.tell(RATE, state, [[0.3], [0.5]], [np.nan, np.inf], [np.inf, 1e300])
+    mean, deviation = bayes.predict(RATE, failed, [[0.4]])
+    assert mean[0] > 3
+    assert deviation[0] < 1
+
+
 def test_an_outlier_does_not_hide_the_rest():
     points = [[10.0**exponent] for exponent in (-4.5, -4, -3.5, -3, -2.5, -2, -1.5)]
     values = [(np.log10(p[0]) + 3) ** 2 for p in points]
