@@ -128,6 +128,15 @@ def propose(data: Data, hyperparameters: Hyperparameters, acquisition: Acquisiti
         return np.asarray(point), float(mean)
 
 
+def check_library() -> None:
+    """Nothing where tinygp is installed.
+
+    Raises:
+        LibraryError: it is not.
+    """
+    _library()
+
+
 def default_hyperparameters(dimensions: int) -> Hyperparameters:
     """The mode of the priors."""
     length = np.full(dimensions, _typical_log_length(dimensions))
