@@ -22,13 +22,13 @@ from ..schedules.autolrs import gp, replay, stages
 from ..schedules.autolrs.controller import run
 from ..schedules.autolrs.stages import AutoLRSConfig, State
 from ..tasks import curves
-from ..tasks.base import Task, load_on_device
+from ..tasks.base import load_on_device
 from ..tasks.checkpoints import CHECKPOINTS, FORMAT, INTERRUPTED, RUNNING, OnChunk, TrainingResult, asked_to_stop, claimed, scored_splits
 from ..tasks.curves import CurveLog
 from ..tasks.saving import Store
 from ..tasks.training import NONFINITE, OK
 from .rules import Prepared, prepare
-from .schedule_loop import TaskLoop
+from .schedule_loop import AnyTask, TaskLoop
 
 AUTOLRS = "autolrs"  # in the place of a schedule's name
 SPAN = 30.0  # rates are searched from the learning rate divided by it to the learning rate times it
@@ -76,7 +76,7 @@ def written(online: Online, folder: Path | None) -> list[Path]:
 
 
 def train_online(
-    task: Task,
+    task: AnyTask,
     online: Online,
     *,
     seed: int = 0,
