@@ -71,7 +71,11 @@ class TaskLoop:
         self._advance = jax.jit(advance)
         self._advance_all = jax.jit(jax.vmap(advance, in_axes=(None, 0, 0, None)))
         self._first = jax.jit(lambda key: start(task, create(lambda step: jnp.float32(0)), key))
-        self.train_state: TrainState = self._first(jax.random.key(seed))
+        self.train_state: TrainState = self.begin(seed)
+
+    def begin(self, seed: int) -> TrainState:
+        """The state before the first step of a run of that seed, to be restored."""
+        return self._first(jax.random.key(seed))
 
     def like(self) -> TrainState:
         """What a training state of this task and rule looks like, for a checkpoint to be read."""

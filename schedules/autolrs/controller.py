@@ -3,6 +3,7 @@
     warm-up, not searched
     for each stage:
         k times: rate = ask(); window steps at it; forecast the loss at the stage's end; tell; back to the stage's start
+                 (the first of the k is the lowest rate: all meet the same batches, and it shows what these do to any loss)
         the rate whose forecast the process believes to be lowest, for the whole stage
         window and stage double while the window is below its largest
 
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import optimizer as bayes
-from .forecast import compressed, forecast
+from .forecast import compressed, forecast, steadied
 from .stages import NONFINITE, OK, AutoLRSConfig, Candidate, Stage, State, begin, process_config
 
 RETRIES = 2  # rates of the next best candidates, where the best one's training ends in no number; then the lowest rate
@@ -96,15 +97,31 @@ def _try(config: AutoLRSConfig, loop: Loop, state: State) -> State:
     """Asks for rates, tries each from the stage's start, and tells what they promise for its end."""
     searched = process_config(config, state)
     process = bayes.init(searched, state.prior) if state.process is None else state.process
-    points, process = bayes.ask(searched, process, min(config.batch, config.candidates - len(state.candidates)))
-    rates = [float(rate) for rate in points[:, 0]]
+    rates, process = _asked(config, state, process)
     end = _length(config, state)
-    forecasts = [(forecast(losses, end, steps), losses[0]) for losses, steps in _windows(config, loop, rates, state.window, end)]
-    tried = tuple(Candidate(rate, float(one.loss), float(one.deviation)) for rate, (one, _) in zip(rates, forecasts, strict=True))
-    told = [compressed(one, start) for one, start in forecasts]
-    process = bayes.tell(searched, process, points, [one.loss for one in told], [np.square(one.deviation) for one in told])
+    windows = _windows(config, loop, rates, state.window, end)
+    reference = state.reference or tuple(windows[0][0].tolist())
+    forecasts, told = [], []
+    for losses, steps in windows:
+        # Validation losses know no batches.
+        steady = steadied(losses, np.array(reference)) if steps is None else losses
+        forecasts.append(forecast(steady, end, steps))
+        told.append(compressed(forecasts[-1], float(np.mean(reference) if steps is None else reference[0])))
+    values, variances = [one.loss for one in told], [np.square(one.deviation) for one in told]
+    process = bayes.tell(searched, process, np.array(rates)[:, None], values, variances)
+    tried = tuple(Candidate(rate, float(one.loss), float(one.deviation)) for rate, one in zip(rates, forecasts, strict=True))
     search_steps = state.search_steps + len(rates) * state.window
-    return state._replace(candidates=state.candidates + tried, process=process, search_steps=search_steps)
+    return state._replace(candidates=state.candidates + tried, reference=reference, process=process, search_steps=search_steps)
+
+
+def _asked(config: AutoLRSConfig, state: State, process: bayes.BayesState) -> tuple[list[float], bayes.BayesState]:
+    """The rates to try next. A stage's first is the lowest, which shows what the batches do; the others are asked for."""
+    first = [] if state.candidates else [config.lowest]
+    num = min(config.batch, config.candidates - len(state.candidates)) - len(first)
+    if not num:
+        return first, process
+    points, process = bayes.ask(process_config(config, state), process, num)
+    return [*first, *(float(rate) for rate in points[:, 0])], process
 
 
 def _windows(

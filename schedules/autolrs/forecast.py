@@ -21,7 +21,7 @@ PASSES, DROPPED_SHARE, KEPT_DEVIATIONS = (
 MOST_SEGMENTS, POINTS_IN_SEGMENT = 4, 8  # of the spline
 DECAY_TIMES = 40
 SHORTEST, LONGEST = 0.1, 1.0  # decay times, as shares of the window and of the way from its start to the horizon
-LARGEST_FALL = 3.0  # standard deviation of a, in units of the change that the window shows
+LARGEST_FALL = 1.0  # standard deviation of a, in units of the change that the window shows
 MODEL_ERROR = 0.1  # of what is extrapolated, as a standard deviation: few losses are one exponential
 COMPRESSED_FROM = 0.1  # of a loss: how far above the start a forecast counts in full
 LEAST_DEVIATION = 1e-9  # of the losses, as a share of their size; they are float32 at best
@@ -67,6 +67,31 @@ def forecast(losses: ArrayLike, at: ArrayLike, steps: ArrayLike | None = None) -
         return _constant(seen, horizon)
     smooth, noise = smoothed(seen, times)
     return _averaged(smooth, noise, times, horizon)
+
+
+def steadied(losses: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """A window less what it shares with another on the same batches: a control variate.
+
+    Which batches a short window meets moves its losses more than its rate does, and alike for all candidates. How much of it a candidate
+    shares is read off what both windows have around their smooth curves.
+
+    Args:
+        losses: of the window, [points].
+        reference: of a window from the same start whose rate is so low that its loss would hardly move on equal batches, [points].
+
+    Example:
+        >>> noise = np.random.default_rng(0).standard_normal(40)
+        >>> steady = steadied(2 - 0.01 * np.arange(40) + noise, 2 + noise)
+        >>> bool(np.ptp(np.diff(steady)) < 1e-6)
+        True
+    """
+    if len(losses) < FEWEST or not (np.abs(np.concatenate([losses, reference])) < LARGEST).all():
+        return losses
+    steps = np.arange(1.0, len(losses) + 1)
+    own, common = losses - smoothed(losses, steps)[0], reference - smoothed(reference, steps)[0]
+    scale = max(float(np.abs(common).max()), np.finfo(np.float64).tiny)
+    share = float(np.clip((own / scale) @ (common / scale) / max((common / scale) @ (common / scale), LEAST_DEVIATION), 0.0, 1.0))
+    return losses - share * (reference - reference.mean())
 
 
 def compressed(there: Forecast, start: float) -> Forecast:

@@ -8,6 +8,7 @@ from . import optimizer as bayes
 from .replay import Found, Piece
 from .settings import Axis, BayesConfig, BayesError, LowerConfidenceBound
 
+SPREAD_RATES = 2  # candidates of a stage that are spread evenly, after the lowest rate and before the process is asked
 OK, NONFINITE = "ok", "nonfinite"
 
 
@@ -124,6 +125,7 @@ class State(NamedTuple):
         stage: length of the stage.
         stages: the finished ones.
         candidates: of the stage that is searched.
+        reference: losses of that stage's first candidate, at the lowest rate; empty before.
         process: of the stage that is searched; None before its first candidate.
         prior: what its process starts from; None without.
         status: 'ok', or 'nonfinite' where no rate could train any further.
@@ -135,6 +137,7 @@ class State(NamedTuple):
     stage: int
     stages: tuple[Stage, ...] = ()
     candidates: tuple[Candidate, ...] = ()
+    reference: tuple[float, ...] = ()
     process: bayes.BayesState | None = None
     prior: bayes.Points | None = None
     status: str = OK
@@ -151,7 +154,7 @@ def process_config(config: AutoLRSConfig, state: State) -> BayesConfig:
     return BayesConfig(
         (Axis(config.lowest, config.highest, log=True),),
         LowerConfidenceBound(config.kappa),
-        num_initial=1 if prior else None,
+        num_initial=0 if prior else SPREAD_RATES,
         # One size for all stages, so that one executable serves them.
         capacity=config.candidates * (1 if config.prior_variance is None else 2),
         seed=config.seed + len(state.stages),
@@ -170,6 +173,7 @@ def to_json(state: State) -> dict[str, Any]:
         **state._asdict(),
         "stages": [{**stage._asdict(), "candidates": _rows(stage.candidates)} for stage in state.stages],
         "candidates": _rows(state.candidates),
+        "reference": [value if math.isfinite(value) else None for value in state.reference],
         "process": None if state.process is None else bayes.to_json(state.process),
         "prior": None if state.prior is None else bayes.points_to_json(state.prior),
     }
@@ -180,7 +184,8 @@ def from_json(saved: dict[str, Any]) -> State:
     stages = tuple(Stage(**{**stage, "candidates": _candidates(stage["candidates"])}) for stage in saved["stages"])
     process = None if saved["process"] is None else bayes.from_json(saved["process"])
     prior = None if saved["prior"] is None else bayes.points_from_json(saved["prior"])
-    own = {"stages": stages, "candidates": _candidates(saved["candidates"]), "process": process, "prior": prior}
+    reference = tuple(math.nan if value is None else value for value in saved["reference"])
+    own = {"stages": stages, "candidates": _candidates(saved["candidates"]), "reference": reference, "process": process, "prior": prior}
     return State(**{**saved, **own})
 
 

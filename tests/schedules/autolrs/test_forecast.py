@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stepsmith.schedules.autolrs.forecast import FEWEST, Forecast, compressed, forecast, smoothed
+from stepsmith.schedules.autolrs.forecast import FEWEST, Forecast, compressed, forecast, smoothed, steadied
 
 STEPS = np.arange(1, 101)
 
@@ -129,3 +129,23 @@ def test_above_the_start_forecasts_are_compressed_in_order():
     assert (np.diff(told.loss) > 0).all()
     assert told.loss[-1] < 50
     assert (told.deviation[3:] < 1).all()
+
+
+def test_what_the_batches_do_to_all_windows_alike_is_taken_out():
+    shared = _noise(scale=0.3)
+    reference = 2.0 + shared
+    better, worse = (2 - fall * (1 - np.exp(-STEPS / 50)) + shared + _noise(scale=0.003, seed=1) for fall in (0.05, 0.03))
+    loud = [forecast(losses, 1000) for losses in (better, worse)]
+    quiet = [forecast(steadied(losses, reference), 1000) for losses in (better, worse)]
+    assert quiet[0].loss < quiet[1].loss
+    assert quiet[0].deviation < 0.2 * loud[0].deviation
+    assert quiet[0].loss == pytest.approx(1.95, abs=0.02 + abs(shared.mean()))
+
+
+def test_windows_on_other_batches_are_nearly_left_alone():
+    losses = 2 - 0.01 * STEPS + _noise()
+    changed = steadied(losses, 2 + _noise(seed=5)) - losses
+    assert np.abs(changed).max() < 0.1
+    broken = np.full(100, np.nan)
+    assert steadied(losses, broken) is losses
+    assert steadied(broken, losses) is broken
