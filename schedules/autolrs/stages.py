@@ -8,7 +8,7 @@ from . import optimizer as bayes
 from .replay import Found, Piece
 from .settings import Axis, BayesConfig, BayesError, LowerConfidenceBound
 
-SPREAD_RATES = 2  # candidates of a stage that are spread evenly, after the lowest rate and before the process is asked
+SPREAD_RATES = 2  # of a stage, after the lowest rate and before the process is asked; none where there is a prior
 OK, NONFINITE = "ok", "nonfinite"
 
 
