@@ -248,7 +248,7 @@ class Train:
     optimizer: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")]
     """an optax rule, a shipped program (program:NAME where both have the name), a program file, or an exported best.py"""
     schedule: Annotated[str, tyro.conf.arg(metavar="NAME|FILE|autolrs")] = "linear"
-    """learning-rate schedule (see `stepsmith schedules`), a file of its shape (.csv, .json, .py:FUNCTION), or autolrs: searched meanwhile"""
+    """learning-rate schedule (see `stepsmith schedules`), a file (.csv, .json, .py:FUNCTION), or autolrs, found meanwhile"""
     learning_rate: Annotated[float | None, option("FLOAT", "the rule's own")] = None
     """the highest; of a program that holds its rate inside its formula, a factor of it"""
     weight_decay: Annotated[float | None, option("FLOAT", "the rule's own")] = None
