@@ -19,6 +19,7 @@ from ..tasks import registry as tasks
 from ..tasks.base import Task
 from ..tasks.checkpoints import INTERRUPTED, OnChunk, TrainingResult, train_and_score, train_with_checkpoints
 from ..tasks.training import OK, STATUS_NAMES, TrainState
+from .online import AUTOLRS, Online, make_online, train_online, written
 from .rules import make_rule
 from .terminal.view import seconds_text
 
@@ -36,6 +37,7 @@ class Job(NamedTuple):
         steps: length of the run.
         seed: of the initial parameters and the batches.
         settings: of the rule, for people and for a checkpoint to be compared with.
+        online: how the schedule is found while the model trains; None where it is given.
     """
 
     task: Task
@@ -43,6 +45,7 @@ class Job(NamedTuple):
     steps: int
     seed: int
     settings: dict[str, Any]
+    online: Online | None = None
 
 
 def make_job(
@@ -54,17 +57,19 @@ def make_job(
     weight_decay: float | None = None,
     steps: int | None = None,
     seed: int = 0,
+    save_schedule: Path | None = None,
 ) -> Job:
     """Looks up all that is named, and trains nothing yet.
 
     Args:
         task: a name in `stepsmith.tasks`, or 'module:attribute'.
         optimizer: a name or a file; see `rules.make_rule`, and there for the schedule, the rate and the decay.
-        schedule: a name in `stepsmith.schedules`, or a file.
+        schedule: a name in `stepsmith.schedules`, a file, or 'autolrs' to search it meanwhile, around the learning rate.
         learning_rate: the highest; the rule's own where None.
         weight_decay: the rule's own where None.
         steps: the task's where None.
         seed: of the initial parameters and the batches.
+        save_schedule: where a schedule that is found is written.
 
     Raises:
         ValueError: where a name is not known or a setting is out of bounds.
@@ -78,6 +83,11 @@ def make_job(
     steps = found.steps if steps is None else steps
     _check("steps", steps, 1, MAX_STEPS)
     _check("seed", seed, 0, MAX_SEED)
+    if schedule == AUTOLRS:
+        prepared, online = make_online(optimizer, steps, learning_rate, weight_decay, save_schedule)
+        return Job(found, prepared.create(optax.constant_schedule(1.0), steps), steps, seed, prepared.settings, online)
+    if save_schedule is not None:
+        raise ValueError(f"only a schedule that is found can be saved: give --schedule {AUTOLRS} beside --save-schedule")
     rule = make_rule(optimizer, steps, schedule, learning_rate, weight_decay)
     return Job(found, rule.transformation, steps, seed, rule.settings)
 
@@ -92,7 +102,11 @@ def run_job(job: Job, folder: Path | None = None, every: int | None = None, on_c
         _check("steps between checkpoints", every, 1, MAX_STEPS)
         if folder is None:
             raise ValueError("checkpoints need a folder: give --checkpoint DIR beside --checkpoint-every")
-    task, transformation, steps, seed, settings = job
+    task, transformation, steps, seed, settings, online = job
+    if online is not None:
+        if every is not None:
+            raise ValueError(f"with --schedule {AUTOLRS} a checkpoint is written after each stage: leave out --checkpoint-every")
+        return train_online(task, online, seed=seed, settings=settings, folder=folder, on_chunk=on_chunk)
     if folder is None:
         return train_and_score(task, transformation, seed=seed, steps=steps, on_chunk=on_chunk)
     return train_with_checkpoints(task, transformation, folder, seed=seed, steps=steps, every=every, settings=settings, on_chunk=on_chunk)
@@ -119,6 +133,8 @@ def command(console: Console, job: Job, folder: Path | None, every: int | None, 
         console.print(f"stopped at step {result.steps} of {job.steps}; go on with: {again}", markup=False)
     else:
         console.print(line(result), markup=False)
+        for path in [] if job.online is None else written(job.online, folder):
+            console.print(f"the schedule that was found: {path}", markup=False)
     return {STATUS_NAMES[OK]: 0, INTERRUPTED: STOPPED_CODE}.get(result.status, FAILED_CODE)
 
 
@@ -129,7 +145,8 @@ def line(result: TrainingResult) -> str:
         ordered = sorted(metrics, key=lambda name: (name != "loss", name))
         parts.append(f"{split} {', '.join(f'{name} {metrics[name]:.4g}' for name in ordered)}")
     before = "finished already: " if result.resumed_from == result.steps else ""
-    return f"{before}{result.status}, {result.steps} steps in {seconds_text(result.seconds)}; {'; '.join(parts)}"
+    search = f" and {result.search_steps} of search" if result.search_steps else ""
+    return f"{before}{result.status}, {result.steps} steps{search} in {seconds_text(result.seconds)}; {'; '.join(parts)}"
 
 
 def _as_json(job: Job, result: TrainingResult) -> dict[str, Any]:
@@ -140,6 +157,7 @@ def _as_json(job: Job, result: TrainingResult) -> dict[str, Any]:
         "steps": job.steps,
         "seed": job.seed,
         **ended,
+        **({} if job.online is None else {"search_steps": result.search_steps}),
         "seconds": round(result.seconds, 3),
         "scores": result.scores,
     }

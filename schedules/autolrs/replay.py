@@ -1,0 +1,105 @@
+"""What AutoLRS found as an optax schedule: a linear warm-up and a constant rate a stage, saved as JSON and loaded again."""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.typing import ArrayLike
+
+KIND = "piecewise_constant"  # what the file says it holds
+
+
+class ReplayError(ValueError):
+    """A file holds no schedule, or its numbers make none."""
+
+
+class Piece(NamedTuple):
+    """A constant rate.
+
+    Attributes:
+        start: its first step.
+        rate: the learning rate from there on.
+    """
+
+    start: int
+    rate: float
+
+
+class Found(NamedTuple):
+    """A schedule and what it took to find it.
+
+    Attributes:
+        steps: of the run that it was found in.
+        warmup_steps: of the linear warm-up, which the first piece follows.
+        warmup_rate: that it leads to; step t has (t + 1)/`warmup_steps` of it.
+        pieces: by their first steps, rising.
+        search_steps: steps of training that candidates took, beside `steps`.
+    """
+
+    steps: int
+    warmup_steps: int
+    warmup_rate: float
+    pieces: tuple[Piece, ...]
+    search_steps: int
+
+
+def to_schedule(found: Found) -> optax.Schedule:
+    """step -> learning rate, for traced steps too; the last rate after the end.
+
+    Raises:
+        ReplayError: no pieces, pieces that do not follow each other, or a rate that is none.
+
+    Example:
+        >>> schedule = to_schedule(Found(100, 10, 0.2, (Piece(10, 0.3), Piece(50, 0.1)), 500))
+        >>> [round(float(schedule(step)), 3) for step in (0, 9, 10, 49, 50, 1000)]
+        [0.02, 0.2, 0.3, 0.3, 0.1, 0.1]
+    """
+    starts, rates = [piece.start for piece in found.pieces], [piece.rate for piece in found.pieces]
+    if not starts or starts[0] != found.warmup_steps or any(a >= b for a, b in zip(starts[:-1], starts[1:], strict=True)):
+        raise ReplayError(f"pieces must begin where the warm-up of {found.warmup_steps} steps ends and then rise, got starts {starts}")
+    if not all(math.isfinite(rate) and rate >= 0 for rate in (*rates, found.warmup_rate)):
+        raise ReplayError(f"rates must be finite and at least 0, got {[found.warmup_rate, *rates]}")
+
+    def schedule(step: ArrayLike) -> Array:
+        index = jnp.searchsorted(jnp.asarray(starts[1:], jnp.int32), jnp.asarray(step), side="right")
+        constant = jnp.asarray(rates, jnp.float32)[index]
+        if not found.warmup_steps:
+            return constant
+        share = (jnp.asarray(step, jnp.float32) + 1) / found.warmup_steps
+        return jnp.where(jnp.asarray(step) < found.warmup_steps, found.warmup_rate * share, constant)
+
+    return schedule  # pyright: ignore[reportReturnType]  # optax's own type of a schedule leaves out traced steps
+
+
+def save(found: Found, path: str | Path) -> None:
+    """Writes the schedule as JSON that `load` reads."""
+    Path(path).write_text(json.dumps({"kind": KIND, **found._asdict()}) + "\n", encoding="utf-8")
+
+
+def load(path: str | Path) -> Found:
+    """Reads what `save` wrote.
+
+    Raises:
+        ReplayError: the file holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> found = Found(100, 0, 0.0, (Piece(0, 0.3), Piece(50, 0.1)), 500)
+        >>> path = Path(tempfile.mkdtemp()) / "schedule.json"
+        >>> save(found, path)
+        >>> load(path) == found
+        True
+    """
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+        if saved.pop("kind") != KIND:
+            raise ReplayError(f"its kind is not {KIND}")
+        found = Found(**{**saved, "pieces": tuple(Piece(*piece) for piece in saved["pieces"])})
+        to_schedule(found)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ReplayError(f"{path}: holds no schedule found by AutoLRS ({' '.join(str(error).split())[:200]})") from None
+    return found

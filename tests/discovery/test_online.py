@@ -1,0 +1,228 @@
+"""AutoLRS on our tasks: its schedule replayed is the run itself, candidates leave no trace, killed runs go on, bad input is refused."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from stepsmith.discovery import online as online_module
+from stepsmith.discovery.online import train_online
+from stepsmith.discovery.schedule_loop import LoopError, TaskLoop
+from stepsmith.discovery.train import line, make_job, run_job
+from stepsmith.schedules.autolrs import replay
+from stepsmith.tasks import get, train
+from stepsmith.tasks.checkpoints import CheckpointError
+
+TASK, STEPS = "quadratic", 90
+COMMAND = [sys.executable, "-c", "from stepsmith.discovery.cli import main; main()", "train"]
+
+
+def _job(steps=STEPS, **settings):
+    return make_job(TASK, "adam", schedule="autolrs", steps=steps, learning_rate=0.1, **settings)
+
+
+def _params(train_state):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(train_state.params)]
+
+
+def _same(a, b):
+    for x, y in zip(_params(a), _params(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run_job(_job(), folder)
+
+
+def test_every_step_is_at_the_rate_given_from_the_first_on():
+    task = get(TASK)
+    loop = TaskLoop(task, optax.sgd)
+    for rate in (0.01, 0.3, 0.02):
+        before = loop.snapshot()
+        loop.run(rate, 1)
+        _close(loop.train_state, train(task, optax.sgd(rate), steps=int(before.step) + 1, resume_from=before).train_state)
+
+
+def _close(a, b):
+    for x, y in zip(_params(a), _params(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_a_restored_loop_meets_the_same_batches():
+    loop = TaskLoop(get("digits_mlp"), optax.adam, seed=3)
+    loop.run(0.01, 10)
+    before = loop.snapshot()
+    first = loop.run(0.01, 7)
+    loop.restore(before)
+    other = loop.run(0.3, 7)
+    loop.restore(before)
+    np.testing.assert_array_equal(loop.run(0.01, 7), first)
+    assert other[0] == first[0]  # before any update at the new rate
+    assert not np.array_equal(other, first)
+
+
+def test_candidates_at_once_are_the_candidates_one_by_one_and_leave_the_loop_alone():
+    loop = TaskLoop(get("digits_mlp"), optax.adam)
+    loop.run(0.01, 5)
+    before = loop.snapshot()
+    rates = [0.001, 0.01, 0.1]
+    rows = loop.run_candidates(rates, 12)
+    assert loop.train_state is before
+    for rate, row in zip(rates, rows, strict=True):
+        loop.restore(before)
+        np.testing.assert_allclose(loop.run(rate, 12), row, rtol=1e-3, atol=1e-4)
+
+
+def test_one_executable_serves_every_rate_and_number_of_steps():
+    made = []
+
+    def create(schedule):
+        made.append(1)
+        return optax.sgd(schedule)
+
+    loop = TaskLoop(get(TASK), create)
+    loop.run(0.1, 3)
+    traced = len(made)
+    for rate, steps in [(0.2, 1), (0.01, 40), (0.3, 700)]:  # more than one call's worth of steps
+        assert loop.run(rate, steps).shape == (steps,)
+    assert len(made) == traced
+
+
+def test_losses_that_the_task_calls_diverged_are_no_numbers():
+    loop = TaskLoop(get(TASK), optax.sgd)
+    assert np.isnan(loop.run(1e6, 30)[-1])
+
+
+def test_the_schedule_found_replayed_gives_the_run_itself(whole):
+    folder, result = whole
+    found = replay.load(folder / "schedule.json")
+    assert (found.steps, found.search_steps) == (STEPS, result.search_steps)
+    again = train(get(TASK), optax.adam(replay.to_schedule(found)), steps=STEPS)
+    _close(result.train_state, again.train_state)
+
+
+def test_it_says_what_it_did(whole):
+    folder, result = whole
+    assert (result.status, result.steps) == ("ok", STEPS)
+    assert f"{STEPS} steps and {result.search_steps} of search" in line(result)
+    assert result.search_steps > 0
+    rows = (folder / "curve.csv").read_text().splitlines()
+    assert len(rows) == STEPS + 1
+
+
+def test_a_finished_run_is_left_as_it_is(whole):
+    folder, result = whole
+    again = run_job(_job(), folder)
+    assert (again.status, again.resumed_from, again.search_steps) == ("ok", STEPS, result.search_steps)
+    _same(again.train_state, result.train_state)
+
+
+@pytest.mark.parametrize("calls", [1, 3, 4, 5])
+def test_an_interrupted_run_goes_on_to_the_same_schedule(whole, calls, tmp_path, monkeypatch):
+    """Cut off before the candidates of a stage, between them, and after a stage."""
+    folder, result = whole
+    made, usual = [], TaskLoop.run_candidates
+
+    def cut(self, rates, steps):
+        made.append(1)
+        if len(made) == calls:
+            raise KeyboardInterrupt
+        return usual(self, rates, steps)
+
+    monkeypatch.setattr(TaskLoop, "run_candidates", cut)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(_job(), tmp_path)
+    again = run_job(_job(), tmp_path)
+    _same(again.train_state, result.train_state)
+    assert (tmp_path / "schedule.json").read_text() == (folder / "schedule.json").read_text()
+    assert (tmp_path / "curve.csv").read_text() == (folder / "curve.csv").read_text()
+    # What was tried before the cut was not tried again: two calls a stage, and the one that was cut.
+    assert len(made) == 2 * _searched_stages(folder) + 1
+
+
+def _searched_stages(folder):
+    search = json.loads((folder / "search.json").read_text())
+    return len(search["stages"]) + 1
+
+
+def test_a_folder_of_another_run_is_refused(whole):
+    with pytest.raises(CheckpointError, match="another run: steps"):
+        run_job(_job(steps=80), whole[0])
+
+
+def test_a_run_that_nothing_can_train_ends_with_a_status(tmp_path, monkeypatch):
+    def fail(self, rate, steps):
+        return np.full(steps, np.nan)
+
+    monkeypatch.setattr(TaskLoop, "run", fail)
+    for _ in range(2):  # the second call finds the end of the first
+        result = run_job(_job(), tmp_path)
+        assert (result.status, result.steps) == ("nonfinite", 0)
+
+
+def test_it_works_with_programs_and_for_runs_of_any_length(tmp_path):
+    for optimizer, steps in [("program:lion", 40), ("sgd", 33)]:
+        job = make_job(TASK, optimizer, schedule="autolrs", steps=steps, save_schedule=tmp_path / "schedule.json")
+        assert run_job(job).status == "ok"
+        assert replay.load(tmp_path / "schedule.json").steps == steps
+
+
+def test_a_host_fed_task_is_refused():
+    class Fed:
+        name = "fed"
+
+        def stream(self, data, seed, start):
+            return iter(())
+
+    with pytest.raises(LoopError, match="fed: its batches come from the host"):
+        TaskLoop(Fed(), optax.sgd)
+
+
+def test_a_missing_library_is_named_before_anything_is_trained(monkeypatch):
+    from stepsmith.schedules.autolrs import gp
+
+    def missing():
+        raise gp.LibraryError("needs the library tinygp")
+
+    monkeypatch.setattr(gp, "_library", missing)
+    with pytest.raises(ValueError, match="tinygp"):
+        _job()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--schedule", "autolrs", "--learning-rate", "0"], "must be above 0"),
+        (["--schedule", "autolrs", "--steps", "5"], "too short"),
+        (["--schedule", "autolrs", "--checkpoint", "there", "--checkpoint-every", "5"], "leave out --checkpoint-every"),
+        (["--schedule", "autolrs", "--save-schedule", "nowhere/there.json"], "there is no folder"),
+        (["--save-schedule", "there.json"], "give --schedule autolrs"),
+    ],
+)
+def test_bad_input_ends_with_one_line(options, message, tmp_path):
+    ended = subprocess.run([*COMMAND, TASK, "--optimizer", "sgd", *options], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    assert message in ended.stderr
+
+
+def test_the_command_prints_json(tmp_path):
+    options = ["--optimizer", "adam", "--schedule", "autolrs", "--steps", "40", "--json", "--save-schedule", "found.json"]
+    ended = subprocess.run([*COMMAND, TASK, *options], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    printed = json.loads(ended.stdout)
+    assert (ended.returncode, printed["schedule"], printed["status"]) == (0, "autolrs", "ok")
+    assert printed["search_steps"] == replay.load(tmp_path / "found.json").search_steps
+
+
+def test_the_search_is_wide_enough_to_mend_a_rate_that_is_off():
+    job = _job()
+    assert job.online is not None
+    assert job.online.config.highest / job.online.config.lowest == pytest.approx(online_module.SPAN**2)
+    slow = train(get(TASK), optax.adam(0.1 / 20), steps=STEPS)
+    found = train_online(get(TASK), make_job(TASK, "adam", schedule="autolrs", steps=STEPS, learning_rate=0.1 / 20).online)
+    assert found.scores["validation"]["loss"] < float(slow.losses[-1])

@@ -1,0 +1,253 @@
+"""The Bayesian optimiser: its promises, and standard functions against the library bayesian-optimization."""
+
+import json
+import statistics
+import warnings
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from stepsmith.schedules.autolrs import optimizer as bayes
+from stepsmith.schedules.autolrs.settings import Axis, BayesConfig, BayesError, ExpectedImprovement, LowerConfidenceBound
+
+RATE = BayesConfig((Axis(1e-5, 1.0, log=True),), capacity=16)
+PLANE = BayesConfig((Axis(-5.0, 10.0), Axis(0.0, 15.0)), capacity=64)
+
+
+def _branin(point):
+    x, y = point
+    return (y - 5.1 / (4 * np.pi**2) * x**2 + 5 / np.pi * x - 6) ** 2 + 10 * (1 - 1 / (8 * np.pi)) * np.cos(x) + 10
+
+
+HARTMANN_A = np.array([[10, 3, 17, 3.5, 1.7, 8], [0.05, 10, 17, 0.1, 8, 14], [3, 3.5, 1.7, 10, 17, 8], [17, 8, 0.05, 10, 0.1, 14]])
+HARTMANN_P = np.array(
+    [
+        [0.1312, 0.1696, 0.5569, 0.0124, 0.8283, 0.5886],
+        [0.2329, 0.4135, 0.8307, 0.3736, 0.1004, 0.9991],
+        [0.2348, 0.1451, 0.3522, 0.2883, 0.3047, 0.6650],
+        [0.4047, 0.8828, 0.8732, 0.5743, 0.1091, 0.0381],
+    ]
+)
+
+
+def _hartmann(point):
+    return -np.array([1.0, 1.2, 3.0, 3.2]) @ np.exp(-(HARTMANN_A * (np.asarray(point) - HARTMANN_P) ** 2).sum(1))
+
+
+def _run(function, config, evaluations, batch=1):
+    state = bayes.init(config)
+    while len(state.told.values) < evaluations:
+        points, state = bayes.ask(config, state, batch)
+        state = bayes.tell(config, state, points, [function(point) for point in points])
+    return state
+
+
+def test_the_same_seed_gives_the_same_asks():
+    first, again = (_run(_branin, PLANE, 8) for _ in range(2))
+    np.testing.assert_array_equal(first.told.places, again.told.places)
+    other = _run(_branin, BayesConfig(PLANE.axes, capacity=64, seed=1), 8)
+    assert not np.array_equal(first.told.places, other.told.places)
+
+
+@pytest.mark.parametrize("acquisition", [LowerConfidenceBound(), ExpectedImprovement()])
+def test_a_smooth_function_of_a_logarithm_is_solved_in_ten(acquisition):
+    config = BayesConfig(RATE.axes, acquisition, capacity=16)
+    found = bayes.best(config, _run(lambda point: (np.log10(point[0]) + 2.3) ** 2, config, 10))
+    assert abs(np.log10(found.point[0]) + 2.3) < 0.1
+
+
+def test_expected_improvement_is_the_integral():
+    mean, deviation, lowest = 0.3, 0.7, 0.1
+    draws = np.random.default_rng(0).normal(mean, deviation, 1_000_000)
+    expected = np.maximum(lowest - draws, 0).mean()
+    value = ExpectedImprovement()(jnp.asarray(mean), jnp.asarray(deviation), jnp.asarray(lowest))
+    assert float(value) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_batch_is_spread_and_worth_nearly_as_much():
+    state = _run(_branin, PLANE, 8)
+    points, _ = bayes.ask(PLANE, state, 4)
+    shares = np.stack([axis.to_unit(column) for column, axis in zip(points.T, PLANE.axes, strict=True)], axis=1)
+    distances = [np.linalg.norm(a - b) for i, a in enumerate(shares) for b in shares[:i]]
+    assert min(distances) > 0.02
+    assert bayes.best(PLANE, _run(_branin, PLANE, 32, batch=4)).value < 0.6  # the minimum is 0.398
+
+
+def test_failures_are_avoided_and_never_break_the_minimum():
+    def function(point):
+        return np.nan if point[0] > 0.1 else (np.inf if point[0] > 0.05 else (np.log10(point[0]) + 3) ** 2)
+
+    state = _run(function, RATE, 14)
+    assert np.isnan(state.told.values).any()
+    found = bayes.best(RATE, state)
+    assert abs(np.log10(found.point[0]) + 3) < 0.2
+    assert bayes.recommend(RATE, state).value < 0.1
+    mean, _ = bayes.predict(RATE, state, [[0.5], [1e-3]])
+    assert mean[0] > mean[1]
+
+
+def test_failures_alone_are_an_error_and_asking_goes_on():
+    state = bayes.tell(RATE, bayes.init(RATE), [[1e-3], [1e-2], [0.5]], [np.nan, np.inf, -np.inf])
+    points, _ = bayes.ask(RATE, state)
+    assert 1e-5 <= points[0, 0] <= 1
+    for chosen in (bayes.best, bayes.recommend):
+        with pytest.raises(BayesError, match="no value was told"):
+            chosen(RATE, state)
+
+
+def test_that_a_failure_is_bad_is_certain_whatever_noise_is_told():
+    state = bayes.tell(RATE, bayes.init(RATE), *_parabola(-3, 6))
+    failed = bayes.tell(RATE, state, [[0.3], [0.5]], [np.nan, np.inf], [np.inf, 1e300])
+    mean, deviation = bayes.predict(RATE, failed, [[0.4]])
+    assert mean[0] > 3
+    assert deviation[0] < 1
+
+
+def test_an_outlier_does_not_hide_the_rest():
+    points = [[10.0**exponent] for exponent in (-4.5, -4, -3.5, -3, -2.5, -2, -1.5)]
+    values = [(np.log10(p[0]) + 3) ** 2 for p in points]
+    state = bayes.tell(RATE, bayes.init(RATE), [*points, [0.9]], [*values, 1e12])
+    mean, _ = bayes.predict(RATE, state, points)
+    np.testing.assert_allclose(mean, values, atol=0.3)
+
+
+def test_the_noise_that_is_told_decides_whom_to_believe():
+    points = [[10.0**exponent] for exponent in np.linspace(-5, 0, 11)]
+    values = np.array([(np.log10(p[0]) + 2) ** 2 for p in points])
+    values[1] = -3.0  # a lucky draw
+    certain, doubtful = np.zeros(11), np.zeros(11)
+    doubtful[1] = 25.0
+    believed, doubted = (bayes.tell(RATE, bayes.init(RATE), points, values, noise) for noise in (certain, doubtful))
+    assert bayes.best(RATE, doubted).value == -3.0
+    assert bayes.recommend(RATE, doubted).point[0] == pytest.approx(0.01)
+    assert bayes.predict(RATE, doubted, points[1])[0] > 4
+    assert bayes.predict(RATE, believed, points[1])[0] < -2
+
+
+def test_noise_is_seen_through():
+    generator = np.random.default_rng(0)
+    state = _run(lambda point: (np.log10(point[0]) + 2.5) ** 2 + generator.normal(0, 0.5), RATE, 16)
+    assert abs(np.log10(bayes.recommend(RATE, state).point[0]) + 2.5) < 0.7
+
+
+def _parabola(lowest, num):
+    exponents = np.linspace(-5, 0, num)
+    return 10.0 ** exponents[:, None], (exponents - lowest) ** 2
+
+
+def test_a_prior_leads_the_first_ask_and_is_outvoted_by_observations():
+    old = bayes.tell(RATE, bayes.init(RATE), *_parabola(-3, 7))
+    config = BayesConfig(RATE.axes, LowerConfidenceBound(0.0), num_initial=0, capacity=20)
+    state = bayes.init(config, bayes.as_prior(old))
+    first, _ = bayes.ask(config, state)
+    assert abs(np.log10(first[0, 0]) + 3) < 0.5
+    state = bayes.tell(config, state, *_parabola(-1, 11))
+    assert abs(np.log10(bayes.ask(config, state)[0][0, 0]) + 1) < 0.5
+
+
+def test_a_state_survives_json():
+    state = bayes.tell(
+        RATE,
+        bayes.init(RATE, bayes.as_prior(bayes.tell(RATE, bayes.init(RATE), *_parabola(-3, 4)))),
+        [[0.1], [0.2]],
+        [1.0, np.nan],
+        [0.5, 0.0],
+    )
+    again = bayes.from_json(json.loads(json.dumps(bayes.to_json(state), allow_nan=False)))
+    points, more = (bayes.ask(RATE, s, 2)[0] for s in (state, again))
+    np.testing.assert_array_equal(points, more)
+
+
+@given(
+    exponents=st.lists(st.floats(-5, 0), min_size=1, max_size=10),
+    values=st.lists(st.floats(width=64), min_size=10, max_size=10),
+    noise=st.floats(),
+)
+@settings(max_examples=25, deadline=None)
+def test_whatever_is_told_the_next_ask_is_in_the_box(exponents, values, noise):
+    points = np.clip(10.0 ** np.array(exponents), 1e-5, 1)[:, None]
+    state = bayes.tell(RATE, bayes.init(RATE), points, values[: len(points)], np.full(len(points), noise))
+    asked, _ = bayes.ask(RATE, state._replace(asked=10), 2)
+    assert ((asked >= 1e-5) & (asked <= 1)).all()
+
+
+def test_what_cannot_be_used_is_refused():
+    with pytest.raises(BayesError, match="finite bounds"):
+        Axis(1.0, 1.0)
+    with pytest.raises(BayesError, match="above 0"):
+        Axis(0.0, 1.0, log=True)
+    with pytest.raises(BayesError, match="1 to 10 axes"):
+        BayesConfig(())
+    with pytest.raises(BayesError, match="outside its axis"):
+        bayes.tell(RATE, bayes.init(RATE), [[2.0]], [0.0])
+    with pytest.raises(BayesError, match="outside its axis"):
+        bayes.tell(RATE, bayes.init(RATE), [[-1.0]], [0.0])
+    with pytest.raises(BayesError, match="capacity of 16"):
+        bayes.ask(RATE, bayes.init(RATE), 17)
+    with pytest.raises(BayesError, match="no value was told"):
+        bayes.recommend(RATE, bayes.init(RATE))
+
+
+def _theirs(function, axes, evaluations, seed):
+    from bayes_opt import BayesianOptimization
+
+    names = [f"x{index}" for index in range(len(axes))]
+    search = BayesianOptimization(
+        lambda **point: -function([point[name] for name in names]),
+        {name: (axis.low, axis.high) for name, axis in zip(names, axes, strict=True)},
+        random_state=seed,
+        verbose=0,
+        allow_duplicate_points=True,
+    )
+    initial = BayesConfig(axes).initial
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search.maximize(init_points=initial, n_iter=evaluations - initial)
+    return min(function([result["params"][name] for name in names]) for result in search.res)
+
+
+def _noisy(seed):
+    generator = np.random.default_rng(seed)
+    return lambda point: _forrester(point) + generator.normal(0, 1.0)
+
+
+def _forrester(point):
+    return (6 * point[0] - 2) ** 2 * np.sin(12 * point[0] - 4)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("function", "axes", "evaluations", "margin"),
+    # The margins are a hundredth of what random points of the box span between their best and their median.
+    [(_branin, PLANE.axes, 25, 0.3), (_hartmann, (Axis(0.0, 1.0),) * 6, 40, 0.03)],
+)
+def test_not_worse_than_another_library(function, axes, evaluations, margin):
+    ours, theirs = [], []
+    for seed in range(3):
+        config = BayesConfig(axes, ExpectedImprovement(), capacity=64, seed=seed)
+        ours.append(bayes.best(config, _run(function, config, evaluations)).value)
+        theirs.append(_theirs(function, axes, evaluations, seed))
+    assert statistics.median(ours) <= statistics.median(theirs) + margin
+
+
+@pytest.mark.heavy
+def test_not_worse_than_another_library_under_noise():
+    ours, theirs = [], []
+    for seed in range(3):
+        config = BayesConfig((Axis(0.0, 1.0),), capacity=64, seed=seed)
+        state = _run(_noisy(seed), config, 20)
+        ours.append(_forrester(bayes.best(config, state).point))
+        noisy, seen = _noisy(seed), []
+        _theirs(lambda point, noisy=noisy, seen=seen: seen.append((noisy(point), point)) or seen[-1][0], config.axes, 20, seed)
+        theirs.append(_forrester(min(seen, key=lambda pair: pair[0])[1]))
+    assert statistics.median(ours) <= statistics.median(theirs) + 0.3
+
+
+def test_initial_points_are_spread_evenly():
+    config = BayesConfig((Axis(0.0, 1.0),), num_initial=16, capacity=16)
+    points, _ = bayes.ask(config, bayes.init(config), 16)
+    assert stats.kstest(points[:, 0], "uniform").statistic < 0.1
