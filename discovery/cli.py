@@ -25,7 +25,7 @@ from . import config as configs
 from .benchmark.commands import Evaluate, Score
 from .config import SearchConfig
 from .evaluate import Devices, WorkerError
-from .export import to_optax
+from .export import to_python
 from .language import load, to_text
 from .language import names as program_names
 from .language.message import one_line
@@ -177,7 +177,7 @@ class Export:
         if self.as_ == "optax":
             if folder is not None:
                 return folder.export(self.rank, self.name or "discovered")
-            return to_optax(load(self.source), self.name or Path(self.source).stem)
+            return to_python(load(self.source), self.name or Path(self.source).stem)
         program = program_of(self.source, self.rank)
         return (to_text(program) if self.as_ == "text" else program.to_json()) + "\n"
 

@@ -68,7 +68,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A search for update rules.
+    """A search for update rules, for learning-rate schedules, or for both in one program.
 
     Runs with the same settings and a budget in evaluations end in the same digest in deterministic mode, whatever the
     number of workers.
@@ -80,8 +80,12 @@ class SearchConfig:
     """wall time (45s, 10m, 2h) or a number of evaluations (5000)"""
     seed: int = 0
     """of everything random in the search"""
-    initial: str = "adamw"
-    """a shipped program's name or a program file: where the search starts"""
+    kind: Literal["update", "schedule", "joint"] = "update"
+    """what is searched for: a rule; a schedule for a given rule, tuned for each program; a rule that holds its schedule"""
+    initial: str = ""
+    """a shipped program's name or a program file: where the search starts; default: adamw, for a schedule linear"""
+    rule: str = "adamw_corrected"
+    """likewise: the rule that schedules are tried with"""
     language: Literal["paper", "extended"] = "paper"
     """what programs may hold; extended: also means of rows, columns and arrays, orthogonalization, step and progress"""
     strategy: Literal["regularized_evolution", "random_search", "constants_only"] = "regularized_evolution"
@@ -92,14 +96,14 @@ class SearchConfig:
     """training runs that are averaged on each task; one is easy to overfit"""
     replicates: int = 4
     """blocks of that many seeds on which a promising program may be evaluated; 1: never again"""
-    learning_rate_factors: tuple[float, ...] = (1.0,)
-    """of the update; several of them ask for rules that need less tuning"""
+    learning_rate_factors: tuple[float, ...] = ()
+    """of the update; several ask for rules that need less tuning; default: 1; of a schedule the best counts, default: 0.3, 1, 3"""
     hurdle: float = math.inf
     """fitness above which an evaluation is stopped between its runs; inf: none"""
     in_flight: int = 8
     """evaluations under way at most; part of a run's identity, unlike the number of workers"""
-    schedule: str = "linear"
-    """of the learning rate relative to its peak, on every task"""
+    schedule: str = ""
+    """of the learning rate relative to its peak, on every task; default: linear, but constant where programs hold the schedule"""
     finalists: int = 20
     """programs of the hall of fame that are scored again on new seeds when the budget is spent"""
     finalist_seeds: int = 8
@@ -128,11 +132,11 @@ class SearchConfig:
             if not least <= getattr(self, name) <= most:
                 limit = f"at least {least}" if getattr(self, name) < least else f"at most {most}"
                 raise ConfigError(f"{name} must be {limit}, got {shown(getattr(self, name))}")
-        names = [("initial", self.initial), ("schedule", self.schedule), *(("tasks", task) for task in self.tasks)]
+        names = [("initial", self.initial), ("rule", self.rule), ("schedule", self.schedule), *(("tasks", task) for task in self.tasks)]
         for key, name in names:
             if "\0" in name or name != name.encode(errors="replace").decode():
                 raise ConfigError(f"{key}: {shown(name)} is no name, it holds characters that no text file can")
-        if not self.learning_rate_factors or not all(0 < factor < math.inf for factor in self.learning_rate_factors):
+        if not all(0 < factor < math.inf for factor in self.learning_rate_factors):
             raise ConfigError(f"learning_rate_factors must be one or more numbers above 0, got {self.learning_rate_factors}")
         if len(set(self.learning_rate_factors)) != len(self.learning_rate_factors):
             raise ConfigError(f"learning_rate_factors must differ, got {self.learning_rate_factors}")
@@ -142,6 +146,7 @@ class SearchConfig:
             raise ConfigError(
                 f"seeds_per_task times replicates must be at most {_SEEDS_OF_A_RUN}, got {self.seeds_per_task} x {self.replicates}"
             )
+        self._check_kind()
         try:
             self.evolution.check()
             self.mutation.check()
@@ -150,6 +155,27 @@ class SearchConfig:
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return self
+
+    def _check_kind(self) -> None:
+        if self.kind != "update" and self.schedule not in ("", "constant"):
+            raise ConfigError(f"kind {self.kind}: the programs hold the schedule, so schedule must be constant, got {self.schedule}")
+        if self.kind == "schedule" and (self.language != "paper" or self.hurdle < math.inf or self.racing.enabled):
+            raise ConfigError("kind schedule: language must be paper, and neither hurdle nor racing can be used")
+
+    def resolved(self) -> "SearchConfig":
+        """The config with what depends on its kind filled in.
+
+        >>> SearchConfig(kind="schedule").resolved().initial
+        'linear'
+        """
+        scheduled = self.kind == "schedule"
+        return dataclasses.replace(
+            self,
+            initial=self.initial or ("linear" if scheduled else "adamw"),
+            schedule=self.schedule or ("linear" if self.kind == "update" else "constant"),
+            learning_rate_factors=self.learning_rate_factors or ((0.3, 1.0, 3.0) if scheduled else (1.0,)),
+            language="extended" if self.kind == "joint" else self.language,
+        )
 
     @property
     def search_seeds(self) -> tuple[int, ...]:

@@ -91,7 +91,7 @@ class Coordinator:
         stopping: Callable[[], bool] = lambda: False,
     ):
         self._config, self._strategy, self._pool, self._yardsticks = config, strategy, pool, yardsticks
-        self._budget = Budget.parse(config.budget)
+        self._budget, self._best_factor = Budget.parse(config.budget), config.kind == "schedule"
         self._recorder = Recorder(ledger, versions, config.mode == "deterministic")
         self._results: dict[int, Result] = {}  # of births; arrived and not yet told
         self._started = time.monotonic()
@@ -223,6 +223,7 @@ class Coordinator:
     def _submit_block(self, candidate: Candidate, block: int) -> None:
         config = self._config
         job = Job(candidate.birth, prune(candidate.program).to_json(), config.block_seeds(block), config.learning_rate_factors)
+        job = replace(job, best_factor=self._best_factor)
         if block == 0:  # further blocks are for programs that have shown what they are worth
             hurdle = config.hurdle if math.isfinite(config.hurdle) else None
             job = replace(job, hurdle=hurdle, limits=self._race.limits_of(candidate.birth), curves=self._race.calibrating)
@@ -326,7 +327,7 @@ class Coordinator:
         if result.status:
             return Outcome(result.status)
         runs = len(self._config.tasks) * self._config.seeds_per_task * len(self._config.learning_rate_factors)
-        return outcome(result.evaluations, self._yardsticks, runs)
+        return outcome(result.evaluations, self._yardsticks, runs, self._best_factor)
 
     def _score_finalists(self) -> bool:
         """The hall of fame once more on seeds that the search has not seen; False if it is to stop before the end."""
@@ -334,12 +335,16 @@ class Coordinator:
         entries = dict(enumerate(self._hall.entries))
         for index, entry in entries.items():
             seeds, factors = self._config.finalist_seed_values, self._config.learning_rate_factors
-            self._pool.submit(Job(FINALIST_KEY + index, entry.program.to_json(), seeds, factors))
+            self._pool.submit(Job(FINALIST_KEY + index, entry.program.to_json(), seeds, factors, best_factor=self._best_factor))
         scores: dict[str, float] = {}
         while len(scores) < len(entries) and not self._stopping():
             for result in self._pool.poll(0.1):
                 entry = entries[result.key - FINALIST_KEY]
-                scored = Outcome(result.status) if result.status else outcome(result.evaluations, self._yardsticks)
+                scored = (
+                    Outcome(result.status)
+                    if result.status
+                    else outcome(result.evaluations, self._yardsticks, best_factor=self._best_factor)
+                )
                 self._recorder.evaluated(entry.hash, result)
                 scores[entry.hash] = scored.fitness
             self._note_dropped()

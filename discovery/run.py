@@ -21,10 +21,11 @@ from . import failpoints
 from .config import FORMAT, ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
 from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan, yardstick
-from .export import Provenance, to_optax
+from .evaluate.rates import base_factors
+from .export import Provenance, to_python
 from .finalists import Finalist, best_confirmed, make_finalist
 from .interrupt import interruptible
-from .language import Program, depends_on_gradient, extended_operations, infer, load, prune
+from .language import SCHEDULE, Program, extended_operations, is_live, load, prune, schedule_names, with_schedule
 from .ledger import Ledger, LedgerError, RunRow, is_locked, locked
 from .search import Strategy, constants_only, random_search, regularized_evolution
 from .selection import SelectionConfig
@@ -164,7 +165,7 @@ class Run:
     def export(self, rank: int = 1, name: str = "discovered") -> str:
         """The text of a Python file with the rule as an optax transformation."""
         best = self.best(rank)
-        return to_optax(best.program, name, Provenance(self._notes(best), metadata.version("stepsmith")))
+        return to_python(best.program, name, Provenance(self._notes(best), metadata.version("stepsmith")))
 
     def exported(self) -> bool:
         """Whether best.py holds the best rule of now; the folder may have got another name since."""
@@ -224,11 +225,9 @@ def search(
     """
     failpoints.armed()  # says at once what is wrong with it
     path = Path(path) if path is not None else _fresh_path()
-    initial = load(config.check().initial)
-    infer(initial)
+    config = config.check().resolved()
+    initial, rule = _programs(config)
     pruned = prune(initial)
-    if not depends_on_gradient(pruned):
-        raise ConfigError(f"initial {config.initial!r}: the gradient does not reach its update")
     if len(pruned.states) > config.mutation.max_states:
         raise ConfigError(
             f"initial {config.initial!r} carries {len(pruned.states)} states, mutation.max_states allows {config.mutation.max_states}; "
@@ -243,9 +242,33 @@ def search(
     yardsticks = {name: list(yardstick(name)) for name in config.tasks}
     platform = places[0].platform
     known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json(), "platform": platform}
+    if rule is not None:
+        known |= {"rule": rule.to_json(), "base_factors": base_factors(rule, config.tasks)}
     with locked(path / LOCK), Ledger.create(path / LEDGER, path.name, configs.to_dict(config), known) as ledger:
         _session(path, config, ledger, places, on_progress)
     return _selected(path, config, places, on_progress)
+
+
+def _programs(config: SearchConfig) -> tuple[Program, Program | None]:
+    """Where a search starts, and the rule that schedules are tried with."""
+    initial = load(config.initial)
+    if (initial.kind == SCHEDULE) != (config.kind == "schedule"):
+        mend = "; for schedules set kind to schedule" if initial.kind == SCHEDULE else f"; shipped are {', '.join(schedule_names())}"
+        raise ConfigError(
+            f"initial {config.initial!r} is of kind {initial.kind}, which a search of kind {config.kind} cannot start from{mend}"
+        )
+    if not is_live(prune(initial)):
+        what = "its multiplier does not depend on the time" if initial.kind == SCHEDULE else "the gradient does not reach its update"
+        raise ConfigError(f"initial {config.initial!r}: {what}")
+    if config.kind == "joint" and not {"step", "progress"} & {*initial.extra}:
+        initial = with_schedule(initial, load("linear"))
+    if config.kind != "schedule":
+        return initial, None
+    rule = load(config.rule)
+    if rule.kind == SCHEDULE or not is_live(prune(rule)):
+        raise ConfigError(f"rule {config.rule!r} is no update rule that the gradient reaches")
+    with_schedule(rule, initial)
+    return initial, rule
 
 
 def resume(
@@ -315,8 +338,10 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
     known = ledger.run().versions
     yardsticks = {name: Yardstick(*values) for name, values in known["yardsticks"].items()}
     initial = Program.from_json(known["initial"])
-    inside = (prune(initial).to_json(), config.memory_limit_mb, config.language == "extended")
-    spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, *inside)
+    extended = config.language == "extended" or bool("rule" in known and extended_operations(Program.from_json(known["rule"])))
+    inside = (prune(initial).to_json(), config.memory_limit_mb, extended)
+    held = {name: known[name] for name in ("rule", "base_factors") if name in known}
+    spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, *inside, **held)
     try:
         _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
         with interruptible() as stop, WorkerPool(spec, places) as pool, _imports_frozen():

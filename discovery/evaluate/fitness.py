@@ -98,27 +98,52 @@ class Outcome(NamedTuple):
         return Outcome(Status.OK, self.scores + other.scores)
 
 
-def outcome(evaluations: Sequence[Evaluation], yardsticks: Mapping[str, Yardstick], runs: int | None = None) -> Outcome:
+def outcome(
+    evaluations: Sequence[Evaluation], yardsticks: Mapping[str, Yardstick], runs: int | None = None, best_factor: bool = False
+) -> Outcome:
     """Mean over tasks of ``(log loss - log loss of tuned AdamW) / scale``; lower is better, 0 is tuned AdamW.
 
     Args:
         evaluations: of one program; the seeds and learning-rate factors of a task are averaged in the logarithm.
         yardsticks: one for each task.
         runs: how many were asked for; with fewer, none of which failed, the program was stopped at a hurdle.
+        best_factor: whether the score of a task is that of the learning-rate factor which does best there, not the mean over all.
 
     Returns:
-        The outcome; a failure on any task fails the program with the status of the first.
+        The outcome; a failure on any task fails the program with the status of the first. Where the best factor counts, a task
+        fails only if no factor is without a failure.
 
     >>> runs = [Evaluation("a", 0, 1.0, Status.OK, 0.1, 200, 0.01), Evaluation("a", 1, 1.0, Status.OK, 0.1, 200, 0.01)]
     >>> round(outcome(runs, {"a": Yardstick(math.log(0.2), 0.5)}).fitness, 4)
     -1.3863
     """
     failed = next((evaluation.status for evaluation in evaluations if evaluation.status is not Status.OK), None)
+    if best_factor:
+        kept = _at_best_factors(evaluations)
+        return Outcome(Status.OK, (mean_score(kept, yardsticks),)) if kept else Outcome(failed or Status.STOPPED)
     if failed is not None:
         return Outcome(failed)
     if runs is not None and len(evaluations) < runs:
         return Outcome(Status.STOPPED)
     return Outcome(Status.OK, (mean_score(evaluations, yardsticks),))
+
+
+def _at_best_factors(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """Of each task the runs with the factor whose mean log loss is lowest; none at all where a task fails with every factor."""
+    found: dict[str, dict[float, list[Evaluation]]] = {}
+    for run in evaluations:
+        found.setdefault(run.task, {}).setdefault(run.learning_rate_factor, []).append(run)
+    kept: list[Evaluation] = []
+    for by_factor in found.values():
+        means = {
+            factor: math.fsum(log_loss(run.loss) for run in runs if run.loss is not None) / len(runs)
+            for factor, runs in by_factor.items()
+            if all(run.status is Status.OK for run in runs)
+        }
+        if not means:
+            return []
+        kept += by_factor[min(means, key=means.__getitem__)]
+    return kept
 
 
 def mean_score(evaluations: Sequence[Evaluation], yardsticks: Mapping[str, Yardstick]) -> float:

@@ -72,6 +72,8 @@ class WorkerSpec:
     initial: str = ""  # JSON of a program to warm up with
     memory_limit_mb: int = 4096  # beyond what the warmed-up worker has; 0: none
     extended: bool = False  # whether programs may be of the extended language
+    rule: str = ""  # JSON of the rule that schedules are tried with
+    base_factors: dict[str, float] = field(default_factory=dict)  # task -> factor of all learning rates; default: 1
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Job:
     hurdle: float | None = None  # mean fitness of the runs so far above which the rest is not run
     limits: Limits = ()  # log training losses above which a run is stopped
     curves: bool = False  # whether the answer holds the training losses that limits are made from
+    best_factor: bool = False  # whether only the best factor counts, so that one that fails does not end the job
 
     @property
     def runs(self) -> int:

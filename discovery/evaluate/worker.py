@@ -19,6 +19,7 @@ from ...tasks import registry as tasks
 from ...tasks.base import load_on_device
 from ...tasks.training import CHUNK, chunk_length, make_runner
 from .. import failpoints
+from ..language.compose import with_schedule
 from ..language.program import Program, ProgramError
 from ..language.types import infer
 from ..vm import Bytecode, Clock, assemble, register_machine
@@ -39,6 +40,8 @@ class Prepared(NamedTuple):
     num_chunks: int  # of steps, each of which a limit may end
     run: Callable[[Bytecode, int, np.ndarray], Any]  # (code, seed, limits [chunks]) -> outcome of the training loop
     extended: bool  # whether it runs programs of the extended language
+    rule: Program | None = None  # that schedules are tried with
+    base_factor: float = 1.0  # of all learning rates
 
 
 def prepare(name: str, schedule: str, extended: bool = False) -> Prepared:
@@ -59,7 +62,7 @@ def evaluate(
 
     Args:
         prepared: the task.
-        program: the rule.
+        program: the rule, or a schedule where the task was prepared with a rule.
         seed: of the initial parameters and the batches.
         learning_rate_factor: of the update as a whole.
         limits: of the training loss; those of other tasks and factors do not count.
@@ -68,7 +71,8 @@ def evaluate(
     start = time.perf_counter()
     try:
         infer(program)
-        code = assemble(program, prepared.clock, learning_rate_factor, prepared.extended)
+        rule = with_schedule(prepared.rule, program) if prepared.rule is not None else program
+        code = assemble(rule, prepared.clock, learning_rate_factor * prepared.base_factor, prepared.extended)
         chunks = chunk_limits(limits, prepared.name, learning_rate_factor, prepared.num_chunks)
         result = jax.block_until_ready(prepared.run(code, seed, chunks))
     except ProgramError:
@@ -89,16 +93,21 @@ def evaluate(
 def evaluate_all(prepared: dict[str, Prepared], yardsticks: Mapping[str, Yardstick], job: Job) -> list[Evaluation]:
     """The runs of a job in a fixed order, up to the first failure or until their mean is above its hurdle.
 
-    The factors of a seed belong together; the largest comes first, for it is the one that a rule most often fails at.
+    The factors of a seed belong together; the largest comes first, for it is the one that a rule most often fails at. Where the best
+    factor counts, the smallest comes first, and a failure ends the job only if no smaller factor is left without one.
     """
     program = Program.from_json(job.program)
     done: list[Evaluation] = []
     for name in job.tasks or prepared:
         for seed in job.seeds:
-            for factor in sorted(job.learning_rate_factors, reverse=True):
+            failed = False
+            for factor in sorted(job.learning_rate_factors, reverse=not job.best_factor):
                 done.append(evaluate(prepared[name], program, seed, factor, job.limits, job.curves))
-                if done[-1].status is not Status.OK:
+                failed = done[-1].status is not Status.OK
+                if failed and not job.best_factor:
                     return done
+            if failed and all(run.status is not Status.OK for run in done[-len(job.learning_rate_factors) :]):
+                return done
             if job.hurdle is not None and mean_score(done, yardsticks) > job.hurdle:
                 return done
     return done
@@ -109,7 +118,11 @@ def serve(connection: Connection) -> None:
     spec = WorkerSpec(**receive(connection))
     failpoints.reached("worker.start")
     initial = Program.from_json(spec.initial)
-    prepared = {name: prepare(name, spec.schedule, spec.extended) for name in spec.tasks}
+    rule = Program.from_json(spec.rule) if spec.rule else None
+    prepared = {
+        name: prepare(name, spec.schedule, spec.extended)._replace(rule=rule, base_factor=spec.base_factors.get(name, 1.0))
+        for name in spec.tasks
+    }
     seconds = 0.0
     for task in prepared.values():
         evaluate(task, initial, 0)  # compiles

@@ -2,12 +2,12 @@
 
 import keyword
 import re
-from dataclasses import dataclass
 
 from ..language import matrices
 from ..language.program import Program, ProgramError, Statement
 from ..language.text import to_text
 from .emit import Body, emit
+from .provenance import Provenance, docstring
 from .separate import Separated, separate, unique_names
 
 # What the file's own code is made of, at the top level and inside its functions.
@@ -16,14 +16,6 @@ _GLOBALS = frozenset(
     + [*("callable", "int", "sum", "range", "max", "zip", "ValueError")]
 )
 _LOCALS = frozenset(["state", "params", "updates", "results", "leaf", "learning_rate", "total_steps", "count", "init_fn", "update_fn"])
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a rule comes from, for the file's docstring."""
-
-    notes: tuple[str, ...] = ()
-    version: str = ""  # of stepsmith
 
 
 def to_optax(program: Program, name: str = "discovered", provenance: Provenance | None = None) -> str:
@@ -69,9 +61,7 @@ def _class_name(name: str) -> str:
 
 def _docstring(program: Program, name: str, parts: Separated | None, body: Body, provenance: Provenance) -> str:
     needed = "total_steps, " if body.uses_total_steps else ""
-    first = f"{name}: an update rule written by stepsmith {_printable(provenance.version)}".rstrip() + "."
-    lines = [first, "", *(f"- {_printable(note)}" for note in provenance.notes), *([""] if provenance.notes else [])]
-    lines += ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
+    lines = ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
     lines += [f"    {line}" for line in to_text(program).splitlines()] + [""]
     if parts:
         lines += [
@@ -83,12 +73,7 @@ def _docstring(program: Program, name: str, parts: Separated | None, body: Body,
             "The learning rate or the weight decay cannot be separated from the rest of this rule, so it keeps its form:",
             "`learning_rate` is relative to the rate that the program holds (1: as found), and there is no `weight_decay` to set.",
         ]
-    text = "\n".join(lines).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')  # nothing in it may end the docstring
-    return f'"""{text}\n"""'
-
-
-def _printable(note: str) -> str:
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in note)
+    return docstring(f"{name}: an update rule", provenance, lines)
 
 
 def _imports() -> str:

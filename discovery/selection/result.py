@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import config as configs
 from ..config import ConfigError
-from ..export import Provenance, to_optax
+from ..export import Provenance, to_python
 from ..finalists import Finalist, best_confirmed, make_finalist, ranked_by_level
 from ..ledger import Ledger, LedgerError, LevelRow, is_locked
 from .levels import VALIDATION, Level, SelectionConfig
@@ -125,7 +125,7 @@ class Selection:
             *self.notes(best),
             f"program {best.hash}, {best.statements} statements",
         )
-        return to_optax(best.program, name, Provenance(notes, metadata.version("stepsmith")))
+        return to_python(best.program, name, Provenance(notes, metadata.version("stepsmith")))
 
     def notes(self, best: Finalist) -> tuple[str, ...]:
         """What its last level said of a program, for its exported file."""

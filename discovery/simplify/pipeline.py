@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ..evaluate.fitness import Evaluation, yardstick
 from ..evaluate.worker import evaluate, prepare
-from ..language import Program, ProgramError, depends_on_gradient, extended_operations, infer, prune
+from ..language import SCHEDULE, Program, ProgramError, extended_operations, infer, is_live, prune, simplify_exact
 from ..language.message import shown
 from .exact import exact
 from .judge import EXTENSION, Judge, Verdict
@@ -120,8 +120,15 @@ def simplify(
     """
     settings.check()
     infer(program)
-    if not depends_on_gradient(prune(program)):
+    if not is_live(prune(program)):
         raise ProgramError("the gradient never reaches the update: nothing that can be simplified and still learn")
+    if program.kind == SCHEDULE:
+        if tasks:
+            raise ProgramError("a schedule is simplified exactly or not at all; leave the tasks out")
+        return Simplified(
+            simplify_exact(program),
+            (Step("exact", "dead code, equal values, identities", len(program.statements), len(simplify_exact(program).statements), None),),
+        )
     session = _Session(program, settings, on_progress)
     session.adopt(exact(program), "exact", "dead code, equal values, identities", None)
     if not tasks:

@@ -1,0 +1,89 @@
+"""A schedule as one readable Python file; the file imports jax and optax only."""
+
+import keyword
+import math
+
+import numpy as np
+
+from ..language.canonical import prune
+from ..language.ops import OPS
+from ..language.program import Argument, Program, ProgramError
+from ..language.text import to_text
+from .provenance import Provenance, docstring
+
+_OWN = frozenset(["jnp", "optax", "init_value", "decay_steps", "count", "schedule", "min", "ValueError", "__debug__"])
+_INPUTS = {
+    "step": "jnp.minimum(count, decay_steps) + 1.0",
+    "progress": "jnp.minimum(count, decay_steps) / decay_steps",
+    "budget": "jnp.asarray(decay_steps, jnp.float32)",
+}
+
+
+def to_schedule(program: Program, name: str = "discovered", provenance: Provenance | None = None) -> str:
+    """The text of a module with ``NAME(init_value, decay_steps)``, which returns an optax schedule.
+
+    After the last step the learning rate stays what it is at the end.
+
+    Raises:
+        ProgramError: the name is no Python identifier, or one that the file needs itself.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _OWN:
+        raise ProgramError(f"{name!r} is no name for a Python function")
+    lines = ["The program (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
+    lines += [f"    {line}" for line in to_text(program).splitlines()]
+    body = "\n".join(f"        {line}" for line in _body(prune(program)))
+    return f'''{docstring(f"{name}: a learning-rate schedule", provenance or Provenance(), lines)}
+
+import jax.numpy as jnp
+import optax
+
+
+def {name}(init_value: float, decay_steps: int) -> optax.Schedule:
+    """The schedule: step -> learning rate.
+
+    Args:
+        init_value: what the program's multiplier multiplies.
+        decay_steps: length of the run.
+    """
+    if decay_steps < 1:
+        raise ValueError(f"decay_steps must be at least 1, got {{decay_steps}}")
+
+    def schedule(count):
+{body}
+        return init_value * multiplier
+
+    return schedule
+'''
+
+
+def _body(pruned: Program) -> list[str]:
+    """The statements as Python, each value with a name of its own; what constants alone make is computed here."""
+    lines = [f"{name} = {_INPUTS[name]}" for name in pruned.extra]
+    values: dict[Argument, str] = {name: name for name in pruned.extra}
+    for index, (target, op, args) in enumerate(pruned.statements, 1):
+        written = [values[a] if isinstance(a, str) else _number(a) for a in args]
+        constant = _folded(op, written)
+        if constant is not None:
+            values[target] = constant
+            continue
+        name = f"x{index}" if index < len(pruned.statements) else pruned.outputs[0]
+        lines.append(f"{name} = {OPS[op].code.format(*written)}")
+        values[target] = name
+    return lines
+
+
+def _folded(op: str, args: list[str]) -> str | None:
+    try:
+        numbers = [np.float64(arg.strip("()")) for arg in args]
+    except ValueError:
+        return None
+    fn = OPS[op].fn
+    assert fn is not None  # the operations of schedules are formulas
+    with np.errstate(all="ignore"):
+        value = float(fn(np, *numbers))
+    return _number(value) if math.isfinite(value) else f"jnp.asarray(float({str(value)!r}))"
+
+
+def _number(value: float) -> str:
+    text = repr(float(f"{value:.12g}"))
+    return f"({text})" if value < 0 else text
