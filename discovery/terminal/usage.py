@@ -57,7 +57,7 @@ def parse(program: str, commands: Mapping[str, Any], arguments: Sequence[str], d
     3
     >>> parse("dog", {"walk": Walk, "sit": Sit}, ["walk", "--steps", "far"], "A dog.")
     Traceback (most recent call last):
-    stepsmith.discovery.usage.UsageError: --steps: 'far' is no whole number; see dog walk --help
+    stepsmith.discovery.terminal.usage.UsageError: --steps: 'far' is no whole number; see dog walk --help
     """
     said = io.StringIO()
     width = contextlib.nullcontext() if {"-h", "--help"} & set(arguments) else _wide()

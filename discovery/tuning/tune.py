@@ -207,7 +207,7 @@ def _compare(program: Program, found: Sequence[Coordinate], candidates: list[lis
 def paired_p_value(before: Outcome, after: Outcome) -> float:
     """One-sided paired t-test over seeds: how likely the observed gain is if the second is no better; 0 where only the first failed.
 
-    >>> from .evaluate import Status
+    >>> from ..evaluate import Status
     >>> paired_p_value(Outcome(Status.OK, (0.1, 0.3, 0.2)), Outcome(Status.OK, (0.0, 0.25, 0.05))) < 0.05
     True
     """

@@ -81,7 +81,8 @@ def assemble(program: Program, clock: Clock, learning_rate_factor: float = 1.0, 
     outputs = [builder.row(values[name]) for name in program.outputs]
     if learning_rate_factor != 1.0:
         outputs[0] = builder.emit("scale", [outputs[0]], np.float32(learning_rate_factor))
-    order = _fuse(builder.nodes, outputs)
+    with np.errstate(all="ignore"):
+        order = _fuse(builder.nodes, outputs)
     instructions, columns = _allocate(builder.nodes, order, outputs, len(program.states))
     if len(instructions) > MAX_INSTRUCTIONS or len(columns) > NUM_SCALARS:
         raise ProgramError(

@@ -34,6 +34,7 @@ SEPARATED = {
     "lamb": (0.01, 0.0),  # its decay is part of the direction that is scaled
     "adafactor": (0.05, 0.0),
     "muon": (0.02, 0.0),
+    "newton_schulz": (0.02, 0.0),
     "paper_regularizing": (0.0216, 0.0),
     "paper_adagrad_like": (0.0606, 0.0),
     "paper_adabelief_like": (0.03721, 0.0238),

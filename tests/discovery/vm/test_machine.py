@@ -150,6 +150,7 @@ def _opcode_programs():
         "global_norm": "update = g * global_norm(w)",
         "clip_row": "update = clip(g, dot(g, g))",
         "row_mean": "update = row_mean(g)",
+        "transposed_product": "update = transposed_product(g, w)",
         "column_mean": "update = column_mean(g)",
         "on_matrices": "update = on_matrices(g, w)",
         "num_rows": "update = g * num_rows()",
