@@ -113,14 +113,18 @@ def _digest(statement: Statement, digests: dict[Argument, bytes]) -> bytes:
 
 def is_live(pruned: Program) -> bool:
     """Whether a pruned program depends on what it has to: a rule on the gradient, a schedule on the time."""
-    return any(name in pruned.extra for name in ("step", "progress")) if pruned.kind == SCHEDULE else depends_on_gradient(pruned)
+    return _reads(pruned, {"step", "progress"}) if pruned.kind == SCHEDULE else depends_on_gradient(pruned)
 
 
 def depends_on_gradient(pruned: Program) -> bool:
     """Whether the gradient reaches the update of a pruned program at all; a rule without it cannot learn."""
+    return _reads(pruned, {"g"})
+
+
+def _reads(pruned: Program, inputs: set[str]) -> bool:
+    """Whether one of these inputs is read before it is overwritten."""
     for statement in pruned.statements:
-        if "g" in statement.args:
+        if not inputs.isdisjoint(statement.args):
             return True
-        if statement.target == "g":  # overwritten before it was read
-            return False
+        inputs.discard(statement.target)
     return False

@@ -106,7 +106,7 @@ def test_the_loop_in_order_while_a_worker_repeats_itself(small_config, finished_
     monkeypatch.setenv(failpoints.VARIABLE, "worker.send=duplicate@2")
     with Ledger.open(finished_run.folder / "ledger.sqlite") as ledger:
         known = ledger.run().versions
-    initial, calls = load(small_config.initial), []
+    initial, calls = load(small_config.resolved().initial), []
     evolution = regularized_evolution(initial, small_config.evolution, small_config.mutation)
 
     def ask(state):

@@ -61,7 +61,7 @@ def test_only_the_extended_language_has_its_operations(make):
         candidates, _ = _advance(make(extended), make(extended).init(3), 120)
         used = {op for candidate in candidates for op in extended_operations(candidate.program)}
         assert len(used) >= 5 if extended else not used
-        assert {candidate.program.extra for candidate in candidates[1:]} == ({("step", "progress")} if extended else {()})
+        assert {candidate.program.extra for candidate in candidates[1:]} == ({("step", "progress", "budget")} if extended else {()})
 
 
 def test_first_candidate_is_the_initial_program():

@@ -71,7 +71,7 @@ def test_nothing_to_alter():
 @pytest.mark.parametrize(("extended", "sampled"), [(False, SAMPLED), (True, SAMPLED_EXTENDED)])
 def test_insert_exact_targets_and_places(extended, sampled):
     places, targets, ops, read = set(), set(), set(), set()
-    time = {"step", "progress"} if extended else set()
+    time = {"step", "progress", "budget"} if extended else set()
     for statements in _outcomes(6000, delete=0, alter=0, constant=0, extended=extended):
         at = next(i for i in range(4) if statements[:i] + statements[i + 1 :] == TINY.statements)
         new = statements[at]
@@ -133,22 +133,22 @@ def test_empty_program_can_only_grow():
 
 
 def test_time_is_an_input_of_what_reads_it_alone():
-    """A child of the extended language may read step and progress; what does not is the program that it would be without them."""
+    """A child of the extended language may read step, progress and budget; what does not is the program that it would be without them."""
     sgd, random, extras = load("sgd"), Random(0), set()
     for _ in range(300):
         child = mutate(sgd, canonical_hash(sgd), random, MutationConfig(), extended=True).program
         pruned = prune(child)
         extras.add(pruned.extra)
-        assert set(pruned.extra) == {a for s in pruned.statements for a in s.args} & {"step", "progress"}
+        assert set(pruned.extra) == {a for s in pruned.statements for a in s.args} & {"step", "progress", "budget"}
         assert canonical_hash(child) == canonical_hash(pruned)
         assert parse(to_text(child)) == child
-    assert extras >= {(), ("step",), ("progress",)}
+    assert extras >= {(), ("step",), ("progress",), ("budget",)}
 
 
 def test_a_variable_named_step_stays_what_it_was():
     parent = parse("def train(w, g, lr):\n    step = g * 0.1\n    update = step * lr\n    return update")
     child = mutant(parent, Random(0), MutationConfig(insert=0.0, delete=0.0, constant=1.0), extended=True)[0]
-    assert child.extra == ("step", "progress")
+    assert child.extra == ("step", "progress", "budget")
     assert canonical_hash(child) == canonical_hash(Program(child.statements, child.states))
 
 

@@ -1,0 +1,122 @@
+"""Searches for schedules, and for rules that hold their schedule: the same for any number of workers, and of use in a training run."""
+
+import dataclasses
+import importlib.util
+import math
+
+import pytest
+
+from stepsmith.discovery import ConfigError, SearchConfig, resume, search
+from stepsmith.discovery.evaluate import Evaluation, Status, Yardstick, outcome
+from stepsmith.discovery.evaluate.rates import base_factors, best_factor
+from stepsmith.discovery.language import load, parse
+from stepsmith.discovery.ledger import Ledger
+from stepsmith.discovery.search import EvolutionConfig
+from stepsmith.discovery.train import make_job, run_job
+
+SMALL = SearchConfig(
+    kind="schedule",
+    tasks=("logistic",),
+    seeds_per_task=1,
+    replicates=2,
+    budget="30",
+    evolution=EvolutionConfig(population_size=12, tournament_size=3),
+    finalists=3,
+    finalist_seeds=2,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Read it only."""
+    return search(SMALL, tmp_path_factory.mktemp("schedule") / "run", workers=1)
+
+
+@pytest.mark.heavy
+def test_a_schedule_is_found_and_drops_into_a_training_run(run):
+    best = run.hall_of_fame()[0]
+    assert best.program.kind == "schedule" and best.states == best.operations == 0
+    spec = importlib.util.spec_from_file_location("best", run.folder / "best.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert math.isfinite(float(module.discovered(0.1, 200)(100)))
+    job = make_job("logistic", "adamw", schedule=f"{run.folder / 'best.py'}:discovered", learning_rate=0.03)
+    assert run_job(job).scores["test"]["accuracy"] > 0.9
+
+
+@pytest.mark.heavy
+def test_the_number_of_workers_changes_nothing(run, tmp_path):
+    again = search(SMALL, tmp_path / "run", workers=2)
+    assert again.digest() == run.digest() == resume(again.folder).digest()
+
+
+@pytest.mark.heavy
+def test_the_linear_schedule_is_scored_at_the_best_of_its_rates(run):
+    with Ledger.open(run.folder / "ledger.sqlite") as ledger:
+        first = ledger.births()[0]
+        runs = [e for e in ledger.evaluations(first.hash) if e.seed == SMALL.search_seeds[0]]
+        factors = ledger.run().versions["base_factors"]
+    assert {e.learning_rate_factor for e in runs} == {0.3, 1.0, 3.0} and first.fitness == run_best(runs, ledger)
+    assert 1 < factors["logistic"] < 1e3  # the program's own rate is 0.001, tuned AdamW's 0.03
+
+
+def run_best(runs, ledger):
+    log_loss, scale = ledger.run().versions["yardsticks"]["logistic"]
+    return min((math.log(e.loss) - log_loss) / scale for e in runs if e.loss is not None)
+
+
+@pytest.mark.heavy
+def test_a_joint_search_starts_from_a_rule_with_linear_decay(tmp_path):
+    config = dataclasses.replace(SMALL, kind="joint", initial="lion", budget="6", finalists=1)
+    run = search(config, tmp_path / "run", workers=1)
+    assert run.config().schedule == "constant" and run.config().language == "extended"
+    with Ledger.open(run.folder / "ledger.sqlite") as ledger:
+        first = ledger.births()[0]
+    assert first.status == "ok" and "progress" in first.program
+
+
+def test_the_best_factor_counts_and_one_that_fails_does_not():
+    def runs(*losses):
+        status = [Status.OK if loss else Status.DIVERGED for loss in losses]
+        return [Evaluation("a", 0, factor, s, loss, 9, 0.0) for factor, s, loss in zip((0.3, 1.0, 3.0), status, losses, strict=True)]
+
+    yardsticks = {"a": Yardstick(0.0, 1.0)}
+    assert outcome(runs(math.e, 1.0, None), yardsticks, best_factor=True).fitness == pytest.approx(0.0)
+    assert outcome(runs(None, None, None), yardsticks, best_factor=True).status is Status.DIVERGED
+    assert outcome(runs(math.e, 1.0, None), yardsticks).status is Status.DIVERGED
+
+
+def test_the_walk_to_the_best_factor_ends_at_it():
+    seen = []
+
+    def score(factor):
+        seen.append(factor)
+        return abs(math.log10(factor) - 1.4)
+
+    assert best_factor(score) == 31.6 and max(seen) == 100.0
+    assert best_factor(lambda factor: 0.0) == 1.0
+
+
+def test_a_rule_that_fails_at_every_rate_is_named():
+    with pytest.raises(ValueError, match="fails on logistic at every learning rate"):
+        base_factors(parse("def train(w, g, lr):\n    update = log(g * 0.0) * lr\n    return update"), ["logistic"])
+
+
+REFUSED = {
+    "a rule to start from": (
+        {"initial": "lion"},
+        "a search of kind schedule cannot start from; shipped are cosine, linear, rex",
+    ),
+    "a schedule under schedules": ({"schedule": "cosine"}, "schedule must be constant"),
+    "a hurdle": ({"hurdle": 1.0}, "neither hurdle nor racing"),
+    "a schedule as the rule": ({"rule": "rex"}, "'rex' is no update rule"),
+    "a schedule where a rule is searched": ({"kind": "update", "initial": "rex"}, "set kind to schedule"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_searched_is_named(case, tmp_path):
+    changes, words = REFUSED[case]
+    with pytest.raises(ConfigError, match=words):
+        search(dataclasses.replace(SMALL, **changes), tmp_path / "run")
+    assert load("rex").kind == "schedule"
