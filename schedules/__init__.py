@@ -1,7 +1,8 @@
 """Learning-rate schedules, functions from the step to the learning rate. Start with `registry`: `create(name, peak_value, steps)`.
 
 A schedule is a profile (`profiles`) at a sampling rate (`sampling`); `decays` has those that optax lacks, ready to use. Nothing here
-knows of tasks or of the search; a schedule goes wherever optax takes one.
+knows of tasks or of the search; a schedule goes wherever optax takes one. `population` finds one by population-based training, around any
+training loop.
 """
 
 from .current import current_learning_rate
@@ -25,7 +26,7 @@ from .profiles import (
     step_profile,
     wsd_profile,
 )
-from .recorded import interpolated_profile, load_recorded, save_recorded
+from .recorded import interpolated_profile, load_recorded, piecewise_schedule, save_recorded
 from .refine import (
     GradientNorms,
     LastIterateBound,
@@ -72,6 +73,7 @@ __all__ = [
     "mirror_cosine_profile",
     "multiplicative_hypergradient_descent",
     "names",
+    "piecewise_schedule",
     "plateau",
     "polynomial_profile",
     "record_gradient_norms",
