@@ -248,7 +248,8 @@ class Train:
     optimizer: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")]
     """an optax rule, a shipped program (program:NAME where both have the name), a program file, or an exported best.py"""
     schedule: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "linear"
-    """learning-rate schedule (see `stepsmith schedules`), or a file of its shape: .csv, .json, or .py:FUNCTION"""
+    """learning-rate schedule (see `stepsmith schedules`), or a file of its shape: .csv, .json, or .py:FUNCTION; pbt or pbt:MEMBERS
+    finds one by population-based training, around the learning rate"""
     learning_rate: Annotated[float | None, option("FLOAT", "the rule's own")] = None
     """the highest; of a program that holds its rate inside its formula, a factor of it"""
     weight_decay: Annotated[float | None, option("FLOAT", "the rule's own")] = None
@@ -261,6 +262,8 @@ class Train:
     """a folder for checkpoints and curves; the same command goes on there"""
     checkpoint_every: Annotated[int | None, option("INT", "a tenth of the run")] = None
     """steps from one checkpoint, and validation, to the next"""
+    save_schedule: Annotated[Path | None, option("FILE", "beside the checkpoints")] = None
+    """where the schedule that was found is written, .csv or .json"""
     json: bool = False
     """print the result as JSON, and nothing else"""
 
@@ -275,6 +278,7 @@ class Train:
             weight_decay=self.weight_decay,
             steps=self.steps,
             seed=self.seed,
+            save_schedule=self.save_schedule,
         )
         return train.command(out, job, self.checkpoint, self.checkpoint_every, self.json)
 

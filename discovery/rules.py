@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -80,6 +81,34 @@ def find(name: str, learning_rate: float | None = None) -> Source:
     return _from_file(name, learning_rate) if is_python(name) else _from_program(name)
 
 
+class Prepared(NamedTuple):
+    """A rule with its settings, but without a schedule.
+
+    Attributes:
+        create: makes the transformation of the learning rate at each step and the length of the run.
+        settings: as in `Rule`, the schedule left out.
+    """
+
+    create: Callable[[optax.Schedule, int], optax.GradientTransformation]
+    settings: dict[str, Any]
+
+
+def prepare(name: str, learning_rate: float | None = None, weight_decay: float | None = None) -> Prepared:
+    """Finds the rule and fills in its settings; arguments and errors as in `make_rule`."""
+    for setting, value in (("learning rate", learning_rate), ("weight decay", weight_decay)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise RuleError(f"the {setting} must be a finite number of at least 0, got {value}")
+    source = find(name, learning_rate)
+    if weight_decay is not None and "weight_decay" not in source.settings:
+        raise RuleError(f"{name}: weight decay is no setting of this rule, or part of its formula that cannot be set apart")
+    peak = source.learning_rate if learning_rate is None else learning_rate
+    own = source.settings.get("weight_decay")
+    given = {} if weight_decay is None or weight_decay == own else {"weight_decay": weight_decay}
+    rule = {} if source.digest is None else {"rule": source.digest}
+    settings = {"learning_rate": peak, "weight_decay": own if weight_decay is None else weight_decay, **rule}
+    return Prepared(lambda schedule, steps: source.create(schedule, steps, **given), {"optimizer": name, **settings})
+
+
 def make_rule(
     name: str, steps: int, schedule: str = "linear", learning_rate: float | None = None, weight_decay: float | None = None
 ) -> Rule:
@@ -102,21 +131,11 @@ def make_rule(
         >>> make_rule("program:lion", steps=100).settings["weight_decay"]
         0.1
     """
-    for setting, value in (("learning rate", learning_rate), ("weight decay", weight_decay)):
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise RuleError(f"the {setting} must be a finite number of at least 0, got {value}")
     shape = find_schedule(schedule)
-    source = find(name, learning_rate)
-    if weight_decay is not None and "weight_decay" not in source.settings:
-        raise RuleError(f"{name}: weight decay is no setting of this rule, or part of its formula that cannot be set apart")
-    peak = source.learning_rate if learning_rate is None else learning_rate
-    own = source.settings.get("weight_decay")
-    given = {} if weight_decay is None or weight_decay == own else {"weight_decay": weight_decay}
-    rule = {} if source.digest is None else {"rule": source.digest}
-    settings = {"learning_rate": peak, "weight_decay": own if weight_decay is None else weight_decay, **rule}
-    transformation = source.create(_times(peak, shape.relative(steps)), steps, **given)
+    prepared = prepare(name, learning_rate, weight_decay)
+    transformation = prepared.create(_times(prepared.settings["learning_rate"], shape.relative(steps)), steps)
     file = {} if shape.digest is None else {"schedule_file": shape.digest}
-    return Rule(transformation, {"optimizer": name, **settings, "schedule": schedule, **file})
+    return Rule(transformation, {**prepared.settings, "schedule": schedule, **file})
 
 
 def evaluated(opt_state: Any, params: Any) -> Any:

@@ -15,10 +15,12 @@ import optax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..schedules import recorded_peak
 from ..tasks import registry as tasks
 from ..tasks.base import Task
 from ..tasks.checkpoints import INTERRUPTED, OnChunk, TrainingResult, train_and_score, train_with_checkpoints
 from ..tasks.training import OK, STATUS_NAMES, TrainState
+from .population_training import PBT, PopulationTraining, is_population, make_population, train_population, written
 from .rules import make_rule
 from .terminal.view import seconds_text
 
@@ -36,6 +38,7 @@ class Job(NamedTuple):
         steps: length of the run.
         seed: of the initial parameters and the batches.
         settings: of the rule, for people and for a checkpoint to be compared with.
+        population: how a population finds the schedule; None where it is given.
     """
 
     task: Task
@@ -43,6 +46,7 @@ class Job(NamedTuple):
     steps: int
     seed: int
     settings: dict[str, Any]
+    population: PopulationTraining | None = None
 
 
 def make_job(
@@ -54,17 +58,20 @@ def make_job(
     weight_decay: float | None = None,
     steps: int | None = None,
     seed: int = 0,
+    save_schedule: Path | None = None,
 ) -> Job:
     """Looks up all that is named, and trains nothing yet.
 
     Args:
         task: a name in `stepsmith.tasks`, or 'module:attribute'.
         optimizer: a name or a file; see `rules.make_rule`, and there for the schedule, the rate and the decay.
-        schedule: a name in `stepsmith.schedules`, or a file.
+        schedule: a name in `stepsmith.schedules`, a file, or 'pbt' or 'pbt:MEMBERS' to find one around the learning rate by
+            population-based training.
         learning_rate: the highest; the rule's own where None.
         weight_decay: the rule's own where None.
         steps: the task's where None.
         seed: of the initial parameters and the batches.
+        save_schedule: where a schedule that is found is written.
 
     Raises:
         ValueError: where a name is not known or a setting is out of bounds.
@@ -78,6 +85,11 @@ def make_job(
     steps = found.steps if steps is None else steps
     _check("steps", steps, 1, MAX_STEPS)
     _check("seed", seed, 0, MAX_SEED)
+    if is_population(schedule):
+        prepared, population = make_population(schedule, optimizer, steps, learning_rate, weight_decay, save_schedule, seed)
+        return Job(found, prepared.create(optax.constant_schedule(1.0), steps), steps, seed, prepared.settings, population)
+    if save_schedule is not None:
+        raise ValueError(f"only a schedule that is found can be saved: give --schedule {PBT} beside --save-schedule")
     rule = make_rule(optimizer, steps, schedule, learning_rate, weight_decay)
     return Job(found, rule.transformation, steps, seed, rule.settings)
 
@@ -92,7 +104,11 @@ def run_job(job: Job, folder: Path | None = None, every: int | None = None, on_c
         _check("steps between checkpoints", every, 1, MAX_STEPS)
         if folder is None:
             raise ValueError("checkpoints need a folder: give --checkpoint DIR beside --checkpoint-every")
-    task, transformation, steps, seed, settings = job
+    task, transformation, steps, seed, settings, population = job
+    if population is not None:
+        if every is not None:
+            raise ValueError(f"with --schedule {PBT} a checkpoint is written after each round: leave out --checkpoint-every")
+        return train_population(task, population, seed=seed, settings=settings, folder=folder, on_chunk=on_chunk)
     if folder is None:
         return train_and_score(task, transformation, seed=seed, steps=steps, on_chunk=on_chunk)
     return train_with_checkpoints(task, transformation, folder, seed=seed, steps=steps, every=every, settings=settings, on_chunk=on_chunk)
@@ -119,7 +135,17 @@ def command(console: Console, job: Job, folder: Path | None, every: int | None, 
         console.print(f"stopped at step {result.steps} of {job.steps}; go on with: {again}", markup=False)
     else:
         console.print(line(result), markup=False)
+        _print_found(console, job, folder, result)
     return {STATUS_NAMES[OK]: 0, INTERRUPTED: STOPPED_CODE}.get(result.status, FAILED_CODE)
+
+
+def _print_found(console: Console, job: Job, folder: Path | None, result: TrainingResult) -> None:
+    """The files of a schedule that was found, and the learning rate that belongs to their shape."""
+    if job.population is None or result.status != STATUS_NAMES[OK]:
+        return
+    for path in written(job.population, folder):
+        replayed = shlex.join(["--schedule", str(path), "--learning-rate", f"{recorded_peak(path):g}"])
+        console.print(f"the schedule that was found: {replayed}", markup=False)
 
 
 def line(result: TrainingResult) -> str:
@@ -129,7 +155,8 @@ def line(result: TrainingResult) -> str:
         ordered = sorted(metrics, key=lambda name: (name != "loss", name))
         parts.append(f"{split} {', '.join(f'{name} {metrics[name]:.4g}' for name in ordered)}")
     before = "finished already: " if result.resumed_from == result.steps else ""
-    return f"{before}{result.status}, {result.steps} steps in {seconds_text(result.seconds)}; {'; '.join(parts)}"
+    search = f" and {result.search_steps} of search" if result.search_steps else ""
+    return f"{before}{result.status}, {result.steps} steps{search} in {seconds_text(result.seconds)}; {'; '.join(parts)}"
 
 
 def _as_json(job: Job, result: TrainingResult) -> dict[str, Any]:
@@ -140,6 +167,7 @@ def _as_json(job: Job, result: TrainingResult) -> dict[str, Any]:
         "steps": job.steps,
         "seed": job.seed,
         **ended,
+        **({} if job.population is None else {"search_steps": result.search_steps}),
         "seconds": round(result.seconds, 3),
         "scores": result.scores,
     }

@@ -26,7 +26,7 @@ from .profiles import (
     step_profile,
     wsd_profile,
 )
-from .recorded import interpolated_profile, load_recorded, piecewise_schedule, save_recorded
+from .recorded import interpolated_profile, load_recorded, piecewise_schedule, recorded_peak, save_recorded
 from .refine import (
     GradientNorms,
     LastIterateBound,
@@ -78,6 +78,7 @@ __all__ = [
     "polynomial_profile",
     "record_gradient_norms",
     "recorded_norms",
+    "recorded_peak",
     "refine",
     "refined_multipliers",
     "rex",

@@ -100,18 +100,27 @@ def load_recorded(path: Path | str) -> Profile:
         >>> round(float(load_recorded(path)(0.9)), 4)
         0.5
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ScheduleError(f"{path}: a recorded schedule is a .csv or .json file")
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at the start
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScheduleError(f"{path}: cannot be read: {error}") from error
-    try:
-        columns = _from_csv(text) if path.suffix == ".csv" else _from_json(text)
-        return _profile(columns)
+        return _profile(_columns(Path(path)))
     except ScheduleError as error:
         raise ScheduleError(f"{path}: {error}") from error
+
+
+def recorded_peak(path: Path | str) -> float:
+    """The highest of the learning rates in a recorded file, which `load_recorded` divides them by.
+
+    Raises:
+        ScheduleError: as `load_recorded`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "drawn.csv"
+        >>> _ = path.write_text("progress,learning_rate\\n0,0.3\\n0.8,0.3\\n1,0\\n")
+        >>> recorded_peak(path)
+        0.3
+    """
+    load_recorded(path)
+    return max(_numbers(VALUES, _columns(Path(path))[VALUES]))
 
 
 def save_recorded(path: Path | str, schedule: optax.Schedule, decay_steps: int) -> None:
@@ -144,6 +153,16 @@ def save_recorded(path: Path | str, schedule: optax.Schedule, decay_steps: int) 
         path.write_text(f"{PLACES[0]},{VALUES}\n" + "".join(rows), encoding="utf-8")
     else:
         raise ScheduleError(f"{path}: a recorded schedule is a .csv or .json file")
+
+
+def _columns(path: Path) -> dict[str, Any]:
+    if path.suffix not in SUFFIXES:
+        raise ScheduleError("a recorded schedule is a .csv or .json file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at the start
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScheduleError(f"cannot be read: {error}") from error
+    return _from_csv(text) if path.suffix == ".csv" else _from_json(text)
 
 
 def _from_csv(text: str) -> dict[str, Any]:

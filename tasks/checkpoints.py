@@ -52,6 +52,7 @@ class TrainingResult(NamedTuple):
         scores: split -> metric -> value; empty unless the run came to its end.
         resumed_from: the step of the checkpoint that this call went on from, 0 where it started the run. That of the end where
             there was nothing left to do.
+        search_steps: steps beside those of the run that a search for the schedule took meanwhile.
     """
 
     train_state: TrainState
@@ -59,6 +60,7 @@ class TrainingResult(NamedTuple):
     seconds: float
     scores: dict[str, dict[str, float]]
     resumed_from: int = 0
+    search_steps: int = 0
 
     @property
     def steps(self) -> int:
@@ -90,7 +92,7 @@ def train_and_score(
     began = time.monotonic()
     data = load_on_device(task) if data is None else data
     trained = train(task, transformation, seed, steps, on_chunk, data=data, chunk=CHUNK)
-    status, scored = _scored(task, trained.train_state, trained.status, data)
+    status, scored = scored_splits(task, trained.train_state, trained.status, data)
     return TrainingResult(trained.train_state, status, time.monotonic() - began, scored)
 
 
@@ -147,7 +149,7 @@ def train_with_checkpoints(
     began, folder = time.monotonic(), Path(folder)
     identity = {"format": FORMAT, "task": task.name, "task_version": task.version, "steps": steps, "seed": seed, **(settings or {})}
     data = load_on_device(task) if data is None else data
-    with _claimed(folder, json.loads(json.dumps(identity))), _asked_to_stop() as stop, Store(folder / CHECKPOINTS) as store:
+    with claimed(folder, json.loads(json.dumps(identity))), asked_to_stop() as stop, Store(folder / CHECKPOINTS) as store:
         state, notes = _begin(task, transformation, seed, store)
         resumed_from, before = int(state.step), notes.get("seconds", 0.0)
         if notes.get("status", RUNNING) != RUNNING:
@@ -160,7 +162,7 @@ def train_with_checkpoints(
                 status, scored, state = INTERRUPTED, {}, recorder.state
             else:
                 state = trained.train_state
-                status, scored = _scored(task, state, trained.status, data)
+                status, scored = scored_splits(task, state, trained.status, data)
             seconds = time.monotonic() - began + before
             curve.sync()
             curves.draw(curves.read(folder / curves.CSV), folder / curves.PICTURE, _title(identity))
@@ -216,7 +218,7 @@ def _begin(task: Task, transformation: optax.GradientTransformation, seed: int, 
     return from_arrays(to_arrays(first), first), {}
 
 
-def _scored(task: Task, state: TrainState, status: int, data: Data) -> tuple[str, dict[str, dict[str, float]]]:
+def scored_splits(task: Task, state: TrainState, status: int, data: Data) -> tuple[str, dict[str, dict[str, float]]]:
     """The status' name and the scores of every split; a validation loss that is not finite is a failure, as in `make_run`."""
     splits: list[Split] = [split for split in SPLITS if split != "train" or not isinstance(task, HostFed)]
     scored = {split: scores(task, state.params, state.state, data, split) for split in splits}
@@ -239,7 +241,7 @@ def _title(identity: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
+def claimed(folder: Path, identity: Mapping[str, Any]) -> Iterator[None]:
     """The folder, checked or made, for this process alone."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -275,7 +277,7 @@ def _compare(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
+def asked_to_stop() -> Iterator[threading.Event]:
     """Set by the first Ctrl-C; the second one acts as always. Other threads than the first cannot listen to it."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
