@@ -2,7 +2,7 @@
 
 A schedule is a profile (`profiles`) at a sampling rate (`sampling`); `decays` has those that optax lacks, ready to use. Nothing here
 knows of tasks or of the search; a schedule goes wherever optax takes one. `population` finds one by population-based training, around any
-training loop.
+training loop; `hypergradient` and `self_tuning` tune the learning rate as training goes on.
 """
 
 from .current import current_learning_rate
@@ -39,6 +39,7 @@ from .refine import (
 )
 from .registry import SCHEDULES, Schedule, create, get, names
 from .sampling import SAMPLINGS, Sampling, at, every, every_iteration, from_profile, sampled
+from .self_tuning import SelfTuningConfig, SelfTuningState, self_tuned_params, self_tuning
 
 __all__ = [
     "COOLDOWNS",
@@ -52,6 +53,8 @@ __all__ = [
     "Sampling",
     "Schedule",
     "ScheduleError",
+    "SelfTuningConfig",
+    "SelfTuningState",
     "at",
     "best_base_rate",
     "constant_profile",
@@ -85,6 +88,8 @@ __all__ = [
     "rex_profile",
     "sampled",
     "save_recorded",
+    "self_tuned_params",
+    "self_tuning",
     "sqrt_profile",
     "square_profile",
     "step_decay",

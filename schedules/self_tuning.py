@@ -9,30 +9,37 @@ derivative:
     A_decay' = A_decay - r c w       - r (dd_decay + c A_decay)
 
 All of it is known but dd_j, by how much the direction changes along A_j. That is learned by training at perturbed values: the gradient is
-taken at w + sum_j A_j e_j, e_j at random sigma or -sigma at each step. Then e_j (g - g_last)/sigma^2 is on average the change of the
-gradient g with h_j, and the derivative of the rule itself makes dd_j of it.
+taken at w + sum_j A_j e_j, e_j being sigma or -sigma. From one step to the next, the gradient's change times that of e_j, over the latter's
+mean square, is on average the slope of the gradient by h_j, and the derivative of the rule itself makes dd_j of it.
 
 In the spirit of self-tuning networks (MacKay et al., 2019, arXiv:1903.03088). Theirs is the response of a trained optimum, which knows no
 learning rate; this one is the response of the training done so far.
 
-Limits: the perturbations and the mini-batches make the responses noisy; they look back, so that a rate that lowers the loss now is
-preferred to one that would in the end; a rate at which training has diverged leads nowhere. Memory: one copy of the parameters, and one of
+Limits: mini-batches make the responses noisy, and along a curvature c the slope is too large by about r c/2 of itself, for the parameters
+follow the perturbations. Responses look back, so that a rate that lowers the loss now is preferred to one that would in the end. A rate so
+large that training has diverged leads nowhere; start with one that is too small. Memory: one copy of the parameters, and one of
 them and of the rule's state a hyperparameter; time: no further gradients of the model, but for the held-out loss where one is given.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from .hypergradient import Bounds
 from .profiles import ScheduleError
 
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.99  # of the averages that scale a hypergradient, as Adam's do
+# Signs of the perturbations in a block of steps, a row a hyperparameter. They and their changes are orthogonal, so that neither the other
+# hyperparameter nor the parameters' way adds up in a slope. Each block is turned at random, lest the training's own swings keep its time.
+SIGNS = ((1.0, -1.0, 1.0, -1.0), (1.0, -1.0, -1.0, 1.0))
+CHANGED = (3.5 / 4, 2.5 / 4)  # share of the steps at which they change: at those in the block, and at every second block's first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +74,12 @@ class Tuned(NamedTuple):
     Attributes:
         response: A_j, shaped like the parameters.
         rule_response: the same of the numbers in the rule's state, a list of arrays.
-        perturbation: e_j at which the present parameters are, float32 [].
         first: average of the hypergradient, float32 [].
         second: average of its square, float32 [].
     """
 
     response: optax.Params
     rule_response: list[Array]
-    perturbation: Array
     first: Array
     second: Array
 
@@ -87,7 +92,8 @@ class SelfTuningState(NamedTuple):
         weight_decay: float32 [].
         tuned: of the learning rate and, where it is tuned, of the weight decay.
         gradient: of the latest step, shaped like the parameters.
-        count: steps done, int32 [].
+        perturbations: e_j at which the present parameters are, float32 [hyperparameters].
+        step: steps done, int32 [].
         inner_state: of the rule that gives the directions.
     """
 
@@ -95,14 +101,15 @@ class SelfTuningState(NamedTuple):
     weight_decay: Array
     tuned: tuple[Tuned, ...]
     gradient: optax.Updates
-    count: Array
+    perturbations: Array
+    step: Array
     inner_state: optax.OptState
 
 
 def self_tuning(
     direction: optax.GradientTransformation,
-    learning_rate: float,
-    weight_decay: float | None = None,
+    learning_rate: ArrayLike,
+    weight_decay: ArrayLike | None = None,
     config: SelfTuningConfig | None = None,
     bounds: Bounds | None = None,
     weight_decay_bounds: Bounds | None = None,
@@ -115,8 +122,8 @@ def self_tuning(
 
     Args:
         direction: gives d_t from g_t, such as `optax.scale_by_adam()` or `optax.identity()` for SGD; no learning rate in it.
-        learning_rate: of the first step.
-        weight_decay: of the first step, times the learning rate; None for none.
+        learning_rate: of the first step; a number, or a traced scalar, which is only held to the bounds.
+        weight_decay: of the first step, in units of the learning rate, likewise; None for none.
         config: `SelfTuningConfig()` where None.
         bounds: of the learning rate, as in `hypergradient_descent`. A hypergradient that is not finite leaves it as it is.
         weight_decay_bounds: of the decay.
@@ -150,9 +157,10 @@ def self_tuning(
     def init(params: optax.Params) -> SelfTuningState:
         inner_state, zero = inner.init(params), jnp.zeros(())
         zeros = jax.tree.map(jnp.zeros_like, params)
-        untouched = Tuned(zeros, [jnp.zeros_like(leaf) for leaf in _numbers(inner_state)], zero, zero, zero)
-        rate, decay = jnp.asarray(learning_rate, jnp.float32), jnp.asarray(weight_decay or 0.0, jnp.float32)
-        return SelfTuningState(rate, decay, (untouched,) * len(first_values), zeros, jnp.zeros((), jnp.int32), inner_state)
+        untouched = Tuned(zeros, [jnp.zeros_like(leaf) for leaf in _numbers(inner_state)], zero, zero)
+        rate, decay = jnp.asarray(learning_rate, jnp.float32), jnp.asarray(0.0 if weight_decay is None else weight_decay, jnp.float32)
+        tuned, step = (untouched,) * len(first_values), jnp.zeros((), jnp.int32)
+        return SelfTuningState(rate, decay, tuned, zeros, _perturbations(settings, len(tuned), step), step, inner_state)
 
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, held_out: optax.Updates | None = None, **extra_args: Any
@@ -163,38 +171,50 @@ def self_tuning(
             raise ScheduleError("weight decay is tuned on a held-out loss: call update(gradients, state, params, held_out=its gradient)")
         centre = self_tuned_params(state, params)
         tuned = [_with_hypergradient(one, updates if held_out is None else held_out) for one in state.tuned]
-        values = [
-            _moved(value, one, state.count, settings.step_size, within)
-            for value, one, within in zip((state.learning_rate, state.weight_decay), tuned, all_bounds, strict=False)
-        ]
-        rate, decay = values if len(values) > 1 else (*values, state.weight_decay)
-        slopes = [_gradient_slope(one, updates, state, settings.sigma) for one in tuned]
+        rate, decay = _tuned_values(state, tuned, settings, all_bounds)
+        slopes = _gradient_slopes(state, updates, settings)
         along, moves, inner_state = _derivatives(inner, updates, state.inner_state, centre, tuned, slopes, extra_args)
         decayed = jax.tree.map(lambda d, w: d + decay * w, along, centre)
         new_centre = jax.tree.map(lambda w, d: w - rate * d, centre, decayed)
-        known = (decayed, jax.tree.map(lambda w: decay * w, centre))
-        signs = jax.random.rademacher(jax.random.fold_in(jax.random.key(settings.seed), state.count), (len(tuned),), jnp.float32)
+        direct = (decayed, jax.tree.map(lambda w: decay * w, centre))
         responded = []
-        for one, (slope, rule_response), direct, sign in zip(tuned, moves, known, signs, strict=False):
-            response = _responded(one.response, direct, slope, rate, decay, settings.memory)
+        for one, (slope, rule_response), known in zip(tuned, moves, direct, strict=False):
+            response = _responded(one.response, known, slope, rate, decay, settings.memory)
             response, rule_response = _trusted((response, rule_response), new_centre, settings)
-            responded.append(one._replace(response=response, rule_response=rule_response, perturbation=settings.sigma * sign))
-        new_state = SelfTuningState(rate, decay, tuple(responded), updates, state.count + 1, inner_state)
-        changes = jax.tree.map(lambda new, old: (new - old).astype(old.dtype), _perturbed(new_centre, responded, 1.0), params)
-        return changes, new_state
+            responded.append(one._replace(response=response, rule_response=rule_response))
+        perturbations = _perturbations(settings, len(tuned), state.step + 1)
+        new_state = SelfTuningState(rate, decay, tuple(responded), updates, perturbations, state.step + 1, inner_state)
+        new_params = _shifted(new_centre, responded, perturbations)
+        return jax.tree.map(lambda new, old: (new - old).astype(old.dtype), new_params, params), new_state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def self_tuned_params(state: SelfTuningState, params: optax.Params) -> optax.Params:
     """The parameters at the hyperparameters themselves, without the perturbation that they are trained at."""
-    return _perturbed(params, state.tuned, -1.0)
+    return _shifted(params, state.tuned, -state.perturbations)
 
 
-def _perturbed(params: optax.Params, tuned: Any, sign: float) -> optax.Params:
-    for one in tuned:
-        params = jax.tree.map(lambda w, a, e=one.perturbation: w + (sign * e * a).astype(w.dtype), params, one.response)
+def _shifted(params: optax.Params, tuned: Sequence[Tuned], changes: Array) -> optax.Params:
+    """The parameters that changed hyperparameters would have led to."""
+    for one, change in zip(tuned, changes, strict=True):
+        params = jax.tree.map(lambda w, a, change=change: w + (change * a).astype(w.dtype), params, one.response)
     return params
+
+
+def _perturbations(config: SelfTuningConfig, number: int, step: Array) -> Array:
+    """Of a step, float32 [number]."""
+    block, place = step // len(SIGNS[0]), step % len(SIGNS[0])
+    turned = jax.random.rademacher(jax.random.fold_in(jax.random.key(config.seed), block), (number,), jnp.float32)
+    return config.sigma * turned * jnp.asarray(SIGNS[:number], jnp.float32)[:, place]
+
+
+def _gradient_slopes(state: SelfTuningState, gradient: optax.Updates, config: SelfTuningConfig) -> list[optax.Updates]:
+    """How the gradient changes with each hyperparameter, by what the perturbations' change did to it; nothing at the first step."""
+    changes = state.perturbations - _perturbations(config, len(state.tuned), jnp.maximum(state.step - 1, 0))
+    squares = 4 * config.sigma**2 * jnp.asarray(CHANGED[: len(state.tuned)])
+    difference = jax.tree.map(jnp.subtract, gradient, state.gradient)
+    return [jax.tree.map(lambda leaf, f=factor: _finite((f * leaf).astype(leaf.dtype)), difference) for factor in changes / squares]
 
 
 def _with_hypergradient(one: Tuned, gradient: optax.Updates) -> Tuned:
@@ -207,17 +227,16 @@ def _with_hypergradient(one: Tuned, gradient: optax.Updates) -> Tuned:
     return one._replace(first=first, second=second)
 
 
-def _moved(value: Array, one: Tuned, count: Array, step_size: float, bounds: Bounds) -> Array:
-    """The hyperparameter after a step of Adam on its logarithm."""
-    first, second = one.first / (1 - FIRST_DECAY ** (count + 1)), one.second / (1 - SECOND_DECAY ** (count + 1))
-    scaled = jnp.where(second > 0, first / jnp.sqrt(jnp.where(second > 0, second, 1.0)), 0.0)
-    return bounds.hold(value * jnp.exp(-step_size * scaled), value)
-
-
-def _gradient_slope(one: Tuned, gradient: optax.Updates, state: SelfTuningState, sigma: float) -> optax.Updates:
-    """How the gradient changes with the hyperparameter, by what the perturbation did to it; nothing is known at the first step."""
-    factor = jnp.where(state.count > 0, one.perturbation / sigma**2, 0.0)
-    return jax.tree.map(lambda now, last: _finite((factor * (now - last)).astype(now.dtype)), gradient, state.gradient)
+def _tuned_values(
+    state: SelfTuningState, tuned: Sequence[Tuned], config: SelfTuningConfig, all_bounds: Sequence[Bounds]
+) -> tuple[Array, Array]:
+    """Learning rate and weight decay after a step of Adam on their logarithms; what is not tuned stays."""
+    values = [state.learning_rate, state.weight_decay]
+    for index, (one, bounds) in enumerate(zip(tuned, all_bounds, strict=True)):
+        first, second = one.first / (1 - FIRST_DECAY ** (state.step + 1)), one.second / (1 - SECOND_DECAY ** (state.step + 1))
+        scaled = jnp.where(second > 0, first / jnp.sqrt(jnp.where(second > 0, second, 1.0)), 0.0)
+        values[index] = bounds.hold(values[index] * jnp.exp(-config.step_size * scaled), values[index])
+    return values[0], values[1]
 
 
 def _derivatives(
@@ -225,7 +244,7 @@ def _derivatives(
     gradient: optax.Updates,
     inner_state: Any,
     params: optax.Params,
-    tuned: list[Tuned],
+    tuned: Sequence[Tuned],
     slopes: list[optax.Updates],
     extra_args: dict[str, Any],
 ) -> tuple[optax.Updates, list[tuple[optax.Updates, list[Array]]], Any]:
@@ -247,7 +266,11 @@ def _responded(
     response: optax.Params, direct: optax.Updates, slope: optax.Updates, rate: Array, decay: Array, memory: float
 ) -> optax.Params:
     kept = 1 - 1 / memory
-    return jax.tree.map(lambda a, known, dd: _finite(kept * a - rate * (known + dd + decay * a)), response, direct, slope)
+
+    def responded(a: Array, known: Array, dd: Array) -> Array:
+        return _finite(kept * a - rate * (known + dd + decay * a)).astype(a.dtype)
+
+    return jax.tree.map(responded, response, direct, slope)
 
 
 def _trusted(

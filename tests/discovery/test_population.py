@@ -1,6 +1,7 @@
 """Populations of our tasks: the winner's schedule replayed is the winner's run, interruption leaves no trace, bad input is refused."""
 
 import json
+import signal
 
 import jax
 import numpy as np
@@ -140,6 +141,15 @@ def test_an_interrupted_run_goes_on_to_the_same_end(whole, calls, tmp_path, monk
     _same(again.train_state, result.train_state)
     for name in ("schedule.csv", "population.json", "curve.csv"):
         assert (tmp_path / name).read_text() == (folder / name).read_text()
+
+
+def test_ctrl_c_ends_it_after_the_round_and_the_same_command_goes_on(whole, tmp_path):
+    first = run_job(_job(), tmp_path, on_chunk=lambda state, losses: signal.raise_signal(signal.SIGINT))
+    assert (first.status, first.steps, first.scores) == ("interrupted", 2, {})
+    assert not (tmp_path / "schedule.csv").exists()
+    again = run_job(_job(), tmp_path)
+    assert (again.status, again.resumed_from) == ("ok", 2)
+    _same(again.train_state, whole[1].train_state)
 
 
 def test_where_nothing_trains_the_run_ends_with_a_status(tmp_path):
