@@ -47,14 +47,15 @@ class SelfTuningConfig:
     """How hyperparameters are tuned.
 
     Attributes:
-        step_size: by which the logarithm of a hyperparameter moves in a step, about; 0 keeps it and only learns the responses.
+        step_size: by which the logarithm of a hyperparameter moves in a step, about; 0 keeps it and only learns the responses. Larger
+            ones mend a first value sooner, and make the later ones restless.
         sigma: of the perturbation of the logarithms.
         memory: steps over which the responses forget, above 1; infinite for never.
         trust: a response times sigma is at most this share of the parameters, by their norms.
         seed: of the perturbations.
     """
 
-    step_size: float = 0.05
+    step_size: float = 0.02
     sigma: float = 0.1
     memory: float = 100.0
     trust: float = 0.05
@@ -135,14 +136,15 @@ def self_tuning(
         ScheduleError: a setting is out of bounds; in `update`, a decay is tuned without `held_out`, or there are no parameters.
 
     Example:
-        >>> import jax.numpy as jnp, optax
+        >>> import jax, jax.numpy as jnp, optax
         >>> rule = self_tuning(optax.identity(), learning_rate=0.01)
         >>> w = jnp.array([2.0, -1.0])
         >>> state = rule.init(w)
-        >>> for _ in range(60):
-        ...     updates, state = rule.update(w, state, w)  # the gradient of |w|^2/2
+        >>> update = jax.jit(rule.update)
+        >>> for _ in range(120):
+        ...     updates, state = update(w, state, w)  # the gradient of |w|^2/2
         ...     w = optax.apply_updates(w, updates)
-        >>> bool(state.learning_rate > 0.05), bool(optax.tree.norm(self_tuned_params(state, w)) < 0.5)
+        >>> bool(state.learning_rate > 0.02), bool(optax.tree.norm(self_tuned_params(state, w)) < 0.5)
         (True, True)
 
     Source: in the spirit of MacKay et al., 2019, arXiv:1903.03088.

@@ -109,7 +109,7 @@ def _loss(params):
 
 
 def test_a_rate_that_makes_training_swing_falls():
-    _, _, rates = _run(optax.identity(), 60, 1.95, s.SelfTuningConfig())
+    _, _, rates = _run(optax.identity(), 60, 1.95, s.SelfTuningConfig(step_size=0.05))
     assert rates[0, -1] < 1.5
 
 
