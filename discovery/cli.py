@@ -247,8 +247,9 @@ class Train:
     """a task's name, or module:attribute"""
     optimizer: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")]
     """an optax rule, a shipped program (program:NAME where both have the name), a program file, or an exported best.py"""
-    schedule: Annotated[str, tyro.conf.arg(metavar="NAME|FILE|autolrs")] = "linear"
-    """learning-rate schedule (see `stepsmith schedules`), a file (.csv, .json, .py:FUNCTION), or autolrs, found meanwhile"""
+    schedule: Annotated[str, tyro.conf.arg(metavar="NAME|FILE|autolrs|pbt")] = "linear"
+    """learning-rate schedule (see `stepsmith schedules`), a file (.csv, .json, .py:FUNCTION), or one to be found around the learning
+    rate: autolrs (meanwhile), pbt or pbt:MEMBERS (by population-based training)"""
     learning_rate: Annotated[float | None, option("FLOAT", "the rule's own")] = None
     """the highest; of a program that holds its rate inside its formula, a factor of it"""
     weight_decay: Annotated[float | None, option("FLOAT", "the rule's own")] = None
@@ -262,7 +263,7 @@ class Train:
     checkpoint_every: Annotated[int | None, option("INT", "a tenth of the run")] = None
     """steps from one checkpoint, and validation, to the next"""
     save_schedule: Annotated[Path | None, option("FILE", "beside the checkpoints")] = None
-    """where the schedule that autolrs found is written"""
+    """where the schedule that was found is written, .csv or .json"""
     json: bool = False
     """print the result as JSON, and nothing else"""
 

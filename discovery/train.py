@@ -15,11 +15,14 @@ import optax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..schedules import recorded_peak
 from ..tasks import registry as tasks
 from ..tasks.base import Task
 from ..tasks.checkpoints import INTERRUPTED, OnChunk, TrainingResult, train_and_score, train_with_checkpoints
 from ..tasks.training import OK, STATUS_NAMES, TrainState
-from .online import AUTOLRS, Online, make_online, train_online, written
+from . import online, population_training
+from .online import AUTOLRS, Online, make_online, train_online
+from .population_training import PBT, PopulationTraining, is_population, make_population, train_population
 from .rules import make_rule
 from .terminal.view import seconds_text
 
@@ -37,7 +40,7 @@ class Job(NamedTuple):
         steps: length of the run.
         seed: of the initial parameters and the batches.
         settings: of the rule, for people and for a checkpoint to be compared with.
-        online: how the schedule is found while the model trains; None where it is given.
+        finder: how the schedule is found; None where it is given.
     """
 
     task: Task
@@ -45,7 +48,7 @@ class Job(NamedTuple):
     steps: int
     seed: int
     settings: dict[str, Any]
-    online: Online | None = None
+    finder: Online | PopulationTraining | None = None
 
 
 def make_job(
@@ -64,7 +67,8 @@ def make_job(
     Args:
         task: a name in `stepsmith.tasks`, or 'module:attribute'.
         optimizer: a name or a file; see `rules.make_rule`, and there for the schedule, the rate and the decay.
-        schedule: a name in `stepsmith.schedules`, a file, or 'autolrs' to search it meanwhile, around the learning rate.
+        schedule: a name in `stepsmith.schedules`, a file, or one to be found around the learning rate: 'autolrs' meanwhile, 'pbt' or
+            'pbt:MEMBERS' by population-based training.
         learning_rate: the highest; the rule's own where None.
         weight_decay: the rule's own where None.
         steps: the task's where None.
@@ -84,10 +88,13 @@ def make_job(
     _check("steps", steps, 1, MAX_STEPS)
     _check("seed", seed, 0, MAX_SEED)
     if schedule == AUTOLRS:
-        prepared, online = make_online(optimizer, steps, learning_rate, weight_decay, save_schedule)
-        return Job(found, prepared.create(optax.constant_schedule(1.0), steps), steps, seed, prepared.settings, online)
+        prepared, finder = make_online(optimizer, steps, learning_rate, weight_decay, save_schedule)
+        return Job(found, prepared.create(optax.constant_schedule(1.0), steps), steps, seed, prepared.settings, finder)
+    if is_population(schedule):
+        prepared, finder = make_population(schedule, optimizer, steps, learning_rate, weight_decay, save_schedule, seed)
+        return Job(found, prepared.create(optax.constant_schedule(1.0), steps), steps, seed, prepared.settings, finder)
     if save_schedule is not None:
-        raise ValueError(f"only a schedule that is found can be saved: give --schedule {AUTOLRS} beside --save-schedule")
+        raise ValueError(f"only a schedule that is found can be saved: give --schedule {AUTOLRS} or {PBT} beside --save-schedule")
     rule = make_rule(optimizer, steps, schedule, learning_rate, weight_decay)
     return Job(found, rule.transformation, steps, seed, rule.settings)
 
@@ -102,11 +109,14 @@ def run_job(job: Job, folder: Path | None = None, every: int | None = None, on_c
         _check("steps between checkpoints", every, 1, MAX_STEPS)
         if folder is None:
             raise ValueError("checkpoints need a folder: give --checkpoint DIR beside --checkpoint-every")
-    task, transformation, steps, seed, settings, online = job
-    if online is not None:
+    task, transformation, steps, seed, settings, finder = job
+    if finder is not None:
         if every is not None:
-            raise ValueError(f"with --schedule {AUTOLRS} a checkpoint is written after each stage: leave out --checkpoint-every")
-        return train_online(task, online, seed=seed, settings=settings, folder=folder, on_chunk=on_chunk)
+            stages = f"with --schedule {AUTOLRS} a checkpoint is written after each stage, with {PBT} after each round"
+            raise ValueError(f"{stages}: leave out --checkpoint-every")
+        if isinstance(finder, Online):
+            return train_online(task, finder, seed=seed, settings=settings, folder=folder, on_chunk=on_chunk)
+        return train_population(task, finder, seed=seed, settings=settings, folder=folder, on_chunk=on_chunk)
     if folder is None:
         return train_and_score(task, transformation, seed=seed, steps=steps, on_chunk=on_chunk)
     return train_with_checkpoints(task, transformation, folder, seed=seed, steps=steps, every=every, settings=settings, on_chunk=on_chunk)
@@ -133,9 +143,21 @@ def command(console: Console, job: Job, folder: Path | None, every: int | None, 
         console.print(f"stopped at step {result.steps} of {job.steps}; go on with: {again}", markup=False)
     else:
         console.print(line(result), markup=False)
-        for path in [] if job.online is None else written(job.online, folder):
-            console.print(f"the schedule that was found: {path}", markup=False)
+        _print_found(console, job, folder, result)
     return {STATUS_NAMES[OK]: 0, INTERRUPTED: STOPPED_CODE}.get(result.status, FAILED_CODE)
+
+
+def _print_found(console: Console, job: Job, folder: Path | None, result: TrainingResult) -> None:
+    """The files of a schedule that was found; of a winner's shape also the learning rate that belongs to it."""
+    if result.status != STATUS_NAMES[OK]:
+        return
+    if isinstance(job.finder, Online):
+        for path in online.written(job.finder, folder):
+            console.print(f"the schedule that was found: {path}", markup=False)
+    elif job.finder is not None:
+        for path in population_training.written(job.finder, folder):
+            replayed = shlex.join(["--schedule", str(path), "--learning-rate", f"{recorded_peak(path):g}"])
+            console.print(f"the schedule that was found: {replayed}", markup=False)
 
 
 def line(result: TrainingResult) -> str:
@@ -157,7 +179,7 @@ def _as_json(job: Job, result: TrainingResult) -> dict[str, Any]:
         "steps": job.steps,
         "seed": job.seed,
         **ended,
-        **({} if job.online is None else {"search_steps": result.search_steps}),
+        **({} if job.finder is None else {"search_steps": result.search_steps}),
         "seconds": round(result.seconds, 3),
         "scores": result.scores,
     }

@@ -1,7 +1,8 @@
 """Learning-rate schedules, functions from the step to the learning rate. Start with `registry`: `create(name, peak_value, steps)`.
 
 A schedule is a profile (`profiles`) at a sampling rate (`sampling`); `decays` has those that optax lacks, ready to use. Nothing here
-knows of tasks or of the search; a schedule goes wherever optax takes one.
+knows of tasks or of the search; a schedule goes wherever optax takes one. `population` finds one by population-based training, around any
+training loop; `hypergradient` and `self_tuning` tune the learning rate as training goes on.
 """
 
 from .current import current_learning_rate
@@ -25,7 +26,7 @@ from .profiles import (
     step_profile,
     wsd_profile,
 )
-from .recorded import interpolated_profile, load_recorded, save_recorded
+from .recorded import interpolated_profile, load_recorded, piecewise_schedule, recorded_peak, save_recorded
 from .refine import (
     GradientNorms,
     LastIterateBound,
@@ -38,6 +39,7 @@ from .refine import (
 )
 from .registry import SCHEDULES, Schedule, create, get, names
 from .sampling import SAMPLINGS, Sampling, at, every, every_iteration, from_profile, sampled
+from .self_tuning import SelfTuningConfig, SelfTuningState, self_tuned_params, self_tuning
 
 __all__ = [
     "COOLDOWNS",
@@ -51,6 +53,8 @@ __all__ = [
     "Sampling",
     "Schedule",
     "ScheduleError",
+    "SelfTuningConfig",
+    "SelfTuningState",
     "at",
     "best_base_rate",
     "constant_profile",
@@ -72,16 +76,20 @@ __all__ = [
     "mirror_cosine_profile",
     "multiplicative_hypergradient_descent",
     "names",
+    "piecewise_schedule",
     "plateau",
     "polynomial_profile",
     "record_gradient_norms",
     "recorded_norms",
+    "recorded_peak",
     "refine",
     "refined_multipliers",
     "rex",
     "rex_profile",
     "sampled",
     "save_recorded",
+    "self_tuned_params",
+    "self_tuning",
     "sqrt_profile",
     "square_profile",
     "step_decay",

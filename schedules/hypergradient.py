@@ -32,7 +32,7 @@ class HypergradientState(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Safeguards of the learning rate.
+    """Safeguards of the learning rate, or of another hyperparameter that is tuned in training.
 
     Attributes:
         lowest: the rate is never below.
@@ -43,6 +43,20 @@ class Bounds(NamedTuple):
     lowest: float = 1e-8
     highest: float = 10.0
     change: float = 1.1
+
+    def hold(self, proposed: Array, last: Array) -> Array:
+        """The proposed value held to the bounds; the last one where it is not finite."""
+        limited = jnp.clip(proposed, last / self.change, last * self.change)
+        return jnp.clip(jnp.where(jnp.isfinite(proposed), limited, last), self.lowest, self.highest)
+
+    def check(self, init_value: ArrayLike, name: str = "learning rate") -> None:
+        """Refuses bounds that are none, and a first value, unless it is traced, outside of them, by a ScheduleError."""
+        if not 0 < self.lowest <= self.highest < math.inf:
+            raise ScheduleError(f"the bounds of a {name} must ascend from above 0, got {self.lowest} and {self.highest}")
+        if isinstance(init_value, int | float) and not self.lowest <= init_value <= self.highest:
+            raise ScheduleError(f"the first {name} must lie in its bounds, {self.lowest:g} to {self.highest:g}, got {init_value}")
+        if not self.change > 1:
+            raise ScheduleError(f"the change in a step is a factor above 1, got {self.change}")
 
 
 def hypergradient_descent(
@@ -138,7 +152,7 @@ def _descent(
     def update(
         updates: optax.Updates, state: Any, params: optax.Params | None = None, **extra_args: Any
     ) -> tuple[optax.Updates, HypergradientState]:
-        rate = _guarded(step(state.learning_rate, updates, state.direction), state.learning_rate, within)
+        rate = within.hold(step(state.learning_rate, updates, state.direction), state.learning_rate)
         along, inner_state = inner.update(updates, state.inner_state, params, **extra_args)
         scaled = jax.tree.map(lambda leaf: (-rate * leaf).astype(leaf.dtype), along)
         kept = jax.tree.map(lambda leaf, last: leaf.astype(last.dtype), along, state.direction)
@@ -147,22 +161,12 @@ def _descent(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _guarded(proposed: Array, rate: Array, bounds: Bounds) -> Array:
-    limited = jnp.clip(proposed, rate / bounds.change, rate * bounds.change)
-    return jnp.clip(jnp.where(jnp.isfinite(proposed), limited, rate), bounds.lowest, bounds.highest)
-
-
 def _dot(first: optax.Updates, second: optax.Updates) -> Array:
     products = jax.tree.map(lambda a, b: jnp.sum(a.astype(jnp.float32) * b.astype(jnp.float32)), first, second)
     return jax.tree.reduce(jnp.add, products, jnp.zeros(()))
 
 
 def _check(init_value: ArrayLike, beta: float, bounds: Bounds) -> None:
-    if not 0 < bounds.lowest <= bounds.highest < math.inf:
-        raise ScheduleError(f"the bounds of a learning rate must ascend from above 0, got {bounds.lowest} and {bounds.highest}")
-    if isinstance(init_value, int | float) and not bounds.lowest <= init_value <= bounds.highest:
-        raise ScheduleError(f"the first learning rate must lie in its bounds, {bounds.lowest:g} to {bounds.highest:g}, got {init_value}")
-    if not bounds.change > 1:
-        raise ScheduleError(f"the change in a step is a factor above 1, got {bounds.change}")
+    bounds.check(init_value)
     if not 0 <= beta < math.inf:
         raise ScheduleError(f"beta must be finite and at least 0, got {beta}")

@@ -60,6 +60,33 @@ def interpolated_profile(progress: ArrayLike | Sequence[float], learning_rates: 
     return lambda progress: jnp.interp(jnp.asarray(progress), points, multipliers)
 
 
+def piecewise_schedule(starts: Sequence[int], values: Sequence[float]) -> optax.Schedule:
+    """Recorded values that stay until the next one, as a schedule.
+
+    Args:
+        starts: the first step of each, ascending from 0.
+        values: as many, at least 0: learning rates, or another hyperparameter of `optax.inject_hyperparams`.
+
+    Returns:
+        step -> value, for traced steps too; the last one after the end.
+
+    Raises:
+        ScheduleError: they are not.
+
+    Example:
+        >>> schedule = piecewise_schedule([0, 10, 50], [0.3, 0.4, 0.1])
+        >>> [round(float(schedule(step)), 4) for step in (0, 9, 10, 49, 50, 1000)]
+        [0.3, 0.3, 0.4, 0.4, 0.1, 0.1]
+    """
+    steps, levels = np.asarray(starts), np.asarray(values, np.float64)
+    if steps.ndim != 1 or steps.shape != levels.shape or not steps.size or steps[0] != 0 or not (np.diff(steps) > 0).all():
+        raise ScheduleError(f"recorded values need a first step each, ascending from 0, got {list(starts)} for {levels.size} values")
+    if not (np.isfinite(levels).all() and levels.min() >= 0):
+        raise ScheduleError(f"recorded values must be finite and at least 0, got {levels.tolist()}")
+    boundaries, table = jnp.asarray(steps[1:], jnp.int32), jnp.asarray(levels, jnp.float32)
+    return lambda step: table[jnp.searchsorted(boundaries, jnp.asarray(step), side="right")]
+
+
 def load_recorded(path: Path | str) -> Profile:
     """Reads a `.csv` or `.json` file of recorded learning rates; the format is at the head of this module.
 
@@ -73,18 +100,27 @@ def load_recorded(path: Path | str) -> Profile:
         >>> round(float(load_recorded(path)(0.9)), 4)
         0.5
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ScheduleError(f"{path}: a recorded schedule is a .csv or .json file")
     try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at the start
-    except (OSError, UnicodeDecodeError) as error:
-        raise ScheduleError(f"{path}: cannot be read: {error}") from error
-    try:
-        columns = _from_csv(text) if path.suffix == ".csv" else _from_json(text)
-        return _profile(columns)
+        return _profile(_columns(Path(path)))
     except ScheduleError as error:
         raise ScheduleError(f"{path}: {error}") from error
+
+
+def recorded_peak(path: Path | str) -> float:
+    """The highest of the learning rates in a recorded file, which `load_recorded` divides them by.
+
+    Raises:
+        ScheduleError: as `load_recorded`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "drawn.csv"
+        >>> _ = path.write_text("progress,learning_rate\\n0,0.3\\n0.8,0.3\\n1,0\\n")
+        >>> recorded_peak(path)
+        0.3
+    """
+    load_recorded(path)
+    return max(_numbers(VALUES, _columns(Path(path))[VALUES]))
 
 
 def save_recorded(path: Path | str, schedule: optax.Schedule, decay_steps: int) -> None:
@@ -117,6 +153,16 @@ def save_recorded(path: Path | str, schedule: optax.Schedule, decay_steps: int) 
         path.write_text(f"{PLACES[0]},{VALUES}\n" + "".join(rows), encoding="utf-8")
     else:
         raise ScheduleError(f"{path}: a recorded schedule is a .csv or .json file")
+
+
+def _columns(path: Path) -> dict[str, Any]:
+    if path.suffix not in SUFFIXES:
+        raise ScheduleError("a recorded schedule is a .csv or .json file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark at the start
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScheduleError(f"cannot be read: {error}") from error
+    return _from_csv(text) if path.suffix == ".csv" else _from_json(text)
 
 
 def _from_csv(text: str) -> dict[str, Any]:

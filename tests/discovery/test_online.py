@@ -202,7 +202,7 @@ def test_a_missing_library_is_named_before_anything_is_trained(monkeypatch):
         (["--schedule", "autolrs", "--steps", "5"], "too short"),
         (["--schedule", "autolrs", "--checkpoint", "there", "--checkpoint-every", "5"], "leave out --checkpoint-every"),
         (["--schedule", "autolrs", "--save-schedule", "nowhere/there.json"], "there is no folder"),
-        (["--save-schedule", "there.json"], "give --schedule autolrs"),
+        (["--save-schedule", "there.json"], "give --schedule autolrs or pbt"),
     ],
 )
 def test_bad_input_ends_with_one_line(options, message, tmp_path):
@@ -221,8 +221,8 @@ def test_the_command_prints_json(tmp_path):
 
 def test_the_search_is_wide_enough_to_mend_a_rate_that_is_off():
     job = _job()
-    assert job.online is not None
-    assert job.online.config.highest / job.online.config.lowest == pytest.approx(online_module.SPAN**2)
+    assert job.finder is not None
+    assert job.finder.config.highest / job.finder.config.lowest == pytest.approx(online_module.SPAN**2)
     slow = train(get(TASK), optax.adam(0.1 / 20), steps=STEPS)
-    found = train_online(get(TASK), make_job(TASK, "adam", schedule="autolrs", steps=STEPS, learning_rate=0.1 / 20).online)
+    found = train_online(get(TASK), make_job(TASK, "adam", schedule="autolrs", steps=STEPS, learning_rate=0.1 / 20).finder)
     assert found.scores["validation"]["loss"] < float(slow.losses[-1])

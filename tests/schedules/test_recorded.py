@@ -83,3 +83,20 @@ def test_binary_files_and_other_names_are_refused(tmp_path):
         s.load_recorded(tmp_path / "bytes.csv")
     with pytest.raises(s.ScheduleError, match="is a .csv or .json file"):
         s.save_recorded(tmp_path / "a.txt", s.rex(0.1, 10), 10)
+
+
+def test_recorded_values_stay_until_the_next_and_survive_a_file(tmp_path):
+    schedule = s.piecewise_schedule([0, 3, 7], [0.2, 0.4, 0.1])
+    expected = [0.2] * 3 + [0.4] * 4 + [0.1] * 5
+    np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(jnp.arange(12)), expected, rtol=1e-6)
+    s.save_recorded(tmp_path / "found.csv", schedule, 12)
+    replayed = s.from_profile(s.load_recorded(tmp_path / "found.csv"), 0.4, 12)
+    np.testing.assert_allclose([replayed(step) for step in range(12)], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("starts", "values"), [([], []), ([1], [0.1]), ([0, 0], [0.1, 0.1]), ([0], [0.1, 0.2]), ([0], [-1.0]), ([0], [np.nan])]
+)
+def test_values_that_make_no_schedule_are_refused(starts, values):
+    with pytest.raises(s.ScheduleError, match="recorded values"):
+        s.piecewise_schedule(starts, values)
