@@ -111,18 +111,23 @@ def test_programs(case, machine, interpret):
     assert _close(machine(program), expected, 1e-5)
 
 
-# No program of the second draw takes the arccosine of a cosine of -1, which rounding may bring below it.
-@pytest.mark.parametrize(("count", "shipped", "extended", "seed"), [(160, PAPER, False, 8), (60, names(), True, 9)])
-def test_random_mutants(count, shipped, extended, seed, machine, interpret):
+EDGES = {"arcsin", "arccos", "arctanh", "arccosh"}
+
+
+@pytest.mark.parametrize(("count", "shipped", "extended"), [(160, PAPER, False), (60, names(), True)])
+def test_random_mutants(count, shipped, extended, machine, interpret):
     """Ill-conditioned mutants (sine of a huge number, a difference that cancels, the sign of one) are told by nudging their gradients.
 
-    They amplify the last bits, in which the two sides may differ, so nothing can be asked of them.
+    They amplify the last bits, in which the two sides may differ, so nothing can be asked of them. No nudge tells those at the edge of
+    an operation's domain, such as the arccosine of a cosine of -1: they are undefined on one side alone.
     """
     failed, ill_conditioned = [], 0
-    for program in _random_programs(count, seed, shipped, extended):
+    for program in _random_programs(count, 8, shipped, extended):
         expected = interpret(program)
-        if not _close(machine(program), expected):
-            if all(_close(interpret(program, nudge), expected) for nudge in (1e-6, -1e-6, 3e-6)):
+        found = machine(program)
+        if not _close(found, expected):
+            at_an_edge = (np.isnan(found) != np.isnan(expected)).any() and any(s.op in EDGES for s in program.statements)
+            if not at_an_edge and all(_close(interpret(program, nudge), expected) for nudge in (1e-6, -1e-6, 3e-6)):
                 failed.append(program)
             ill_conditioned += 1
     assert not failed
