@@ -11,7 +11,7 @@ from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from ..optimizers import registry as optimizers
 from .export import separate
-from .language import Program, as_transformation, load, to_text
+from .language import SCHEDULE, Program, as_transformation, load, to_text
 from .language import names as program_names
 from .modules import digest_of, function_of, is_python, said
 from .schedule_sources import find_schedule
@@ -186,7 +186,10 @@ def _from_program(name: str) -> Source:
 def _program(name: str) -> Program:
     bare = name.removeprefix(PROGRAM)
     if bare in program_names() or Path(bare).exists() or Path(bare).suffix:
-        return load(bare)
+        program = load(bare)
+        if program.kind == SCHEDULE:
+            raise RuleError(f"{name} is a schedule, not a rule; export it with: stepsmith export {name} -o FILE.py, for --schedule FILE.py")
+        return program
     known = f"optax rules {', '.join(optimizers.names())}; programs {', '.join(program_names())}"
     raise RuleError(f"unknown optimizer {name!r}; known are {known}; or give a program's file or an exported .py file")
 

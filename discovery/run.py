@@ -118,6 +118,8 @@ class Run:
             if run.versions["format"] != FORMAT:
                 raise ConfigError(f"{self.path} has format {run.versions['format']}, this stepsmith {FORMAT}: its programs may differ here")
             config = configs.from_dict(SearchConfig, run.config)
+            if config.kind == "schedule":
+                raise ConfigError(f"{self.path} searched for schedules; the levels of a selection are for rules")
             pairs = best_confirmed(ledger, config.finalists)
             births = ledger.births()
             programs = {birth.index: birth.program for birth in births}

@@ -18,7 +18,7 @@ from ...schedules import registry as schedules
 from ..config import ConfigError
 from ..evaluate import Job, Outcome, Place, WorkerPool, WorkerSpec, Yardstick, outcome, yardstick
 from ..interrupt import interruptible
-from ..language import Program, extended_operations, infer, prune
+from ..language import SCHEDULE, Program, extended_operations, infer, prune
 from ..selection.funnel import refuse_final
 from .constants import Coordinate, coordinates, with_offsets
 
@@ -121,6 +121,8 @@ def tune(
     config.check()
     infer(program)
     program = prune(program)
+    if program.kind == SCHEDULE:
+        raise ConfigError("this program is a schedule; only the constants of rules are tuned")
     found = coordinates(program)
     if not found:
         raise ConfigError("this program has no constants that could be tuned")

@@ -27,6 +27,7 @@ def folder(tmp_path, finished_run, monkeypatch):
     (tmp_path / "file").write_text("x")
     (tmp_path / "bad.txt").write_text("def train(w, g, lr):\n    update = __import__('os')\n    return update\n")
     (tmp_path / "blind.txt").write_text("def train(w, g, lr):\n    update = w * lr\n    return update\n")
+    (tmp_path / "schedule.txt").write_text("def schedule(progress):\n    multiplier = 1.0 - progress\n    return multiplier\n")
     (tmp_path / "bad.json").write_text("[1, 2")
     (tmp_path / "typo.toml").write_text("buget = '5s'\n")
     (tmp_path / "nested.toml").write_text("[evolution]\ntournament_size = 0\n")
@@ -47,6 +48,11 @@ BAD = {
     "wrong TOML key": ("search --config typo.toml", ["typo.toml", "'buget'", "budget"]),
     "wrong TOML value": ("search --config nested.toml", ["nested.toml", "tournament_size"]),
     "not a text file": ("search --config binary.toml", ["binary.toml", "cannot be read"]),
+    "kind and language": ("search --kind schedule --language extended", ["kind schedule", "language must be paper"]),
+    "a rule where a schedule begins": ("search --kind schedule --initial lion", ["lion", "cosine, linear, rex"]),
+    "a schedule tuned": ("tune schedule.txt --tasks digits_mlp", ["is a schedule"]),
+    "a schedule as a rule": ("train digits_mlp --optimizer schedule.txt", ["schedule.txt is a schedule", "stepsmith export"]),
+    "a schedule simplified on tasks": ("simplify schedule.txt --tasks digits_mlp", ["leave the tasks out"]),
     "missing config file": ("search --config no.toml", ["no.toml", "cannot be read"]),
     "config is a folder": ("search --config empty", ["empty", "cannot be read"]),
     "bad budget": ("search --budget 5d", ["5d", "45s, 10m or 2h"]),

@@ -12,6 +12,7 @@ from stepsmith.discovery.evaluate.rates import base_factors, best_factor
 from stepsmith.discovery.language import load, parse
 from stepsmith.discovery.ledger import Ledger
 from stepsmith.discovery.search import EvolutionConfig
+from stepsmith.discovery.selection import LevelConfig, SelectionConfig
 from stepsmith.discovery.train import make_job, run_job
 
 SMALL = SearchConfig(
@@ -108,6 +109,7 @@ REFUSED = {
         "a search of kind schedule cannot start from; shipped are cosine, linear, rex",
     ),
     "a schedule under schedules": ({"schedule": "cosine"}, "schedule must be constant"),
+    "levels": ({"selection": SelectionConfig(levels=(LevelConfig("B", ("logistic",)),))}, "leave selection out"),
     "a hurdle": ({"hurdle": 1.0}, "neither hurdle nor racing"),
     "a schedule as the rule": ({"rule": "rex"}, "'rex' is no update rule"),
     "a schedule where a rule is searched": ({"kind": "update", "initial": "rex"}, "set kind to schedule"),
