@@ -2,7 +2,8 @@
 
 Start with `run.py` (`search`, `resume`, `Run`) and `coordinator.py`, the loop. `language/` says what a program is, `vm/` runs it,
 `search/` proposes, `evaluate/` scores, `ledger/` remembers, `simplify/` makes the winner short and readable, `export/` writes it as
-an optax file; `selection/` and `tuning/` are what may follow a search, `cli.py` and `terminal/` the command line.
+an optax file; `selection/` and `tuning/` are what may follow a search, `training/` trains with any rule and
+schedule, `cli.py` and `terminal/` are the command line.
 """
 
 from .config import Budget, ConfigError, SearchConfig

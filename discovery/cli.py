@@ -30,7 +30,6 @@ from .language import load, to_text
 from .language import names as program_names
 from .language.message import one_line
 from .run import BEST, Run, resume, runs, search
-from .schedule_listing import Schedules
 from .selection.command import Select, print_selection, show
 from .selection.result import Selection
 from .simplify.command import Simplify
@@ -39,6 +38,7 @@ from .terminal import usage
 from .terminal.options import FAILED, INTERRUPTED, USAGE_ERROR, RunFolder, Workers, WorkersOn, check_workers, option
 from .terminal.output import out, print_finalists, print_hall_of_fame, print_json, print_table
 from .terminal.view import savings_text, seconds_text, view
+from .training.schedule_listing import Schedules
 from .tuning.command import Tune
 
 
@@ -268,7 +268,7 @@ class Train:
     """print the result as JSON, and nothing else"""
 
     def __call__(self) -> int:
-        from . import train  # orbax takes a second to import, which no other command owes
+        from .training import train  # orbax takes a second to import, which no other command owes
 
         job = train.make_job(
             self.task,

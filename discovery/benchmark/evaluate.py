@@ -14,7 +14,7 @@ from ..evaluate import Result, Status, WorkerPool, plan
 from ..evaluate.identity import digest_of
 from ..interrupt import interruptible
 from ..ledger import EventRow, Ledger, LedgerError, Step, TrialRow, locked
-from ..rules import find
+from ..training.rules import find
 from . import looks, space, targets, workloads
 from .record import KIND, LEDGER, Comparison, EvaluateConfig
 from .trial import Entry, TrialResult, as_json, entry

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import qmc
 
-from ..rules import Source
+from ..training.rules import Source
 
 QUANTITIES = ("learning_rate", "weight_decay", "b1", "b2")
 LEARNING_RATE_DECADES = 1.5  # to each side

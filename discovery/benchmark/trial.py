@@ -13,7 +13,7 @@ from ...schedules import registry as schedules
 from ...tasks.base import load_on_device
 from ...tasks.training import OK, STATUS_NAMES, TrainState, start, take_steps
 from ..evaluate import Status
-from ..rules import RuleError, Source, evaluated, find
+from ..training.rules import RuleError, Source, evaluated, find
 from . import workloads
 
 SCHEDULE = "linear"  # of an entry that names none

@@ -10,7 +10,7 @@ from ..evaluate import Status
 from ..evaluate.identity import identity
 from ..evaluate.process import run
 from ..evaluate.protocol import receive, send
-from ..rules import RuleError
+from ..training.rules import RuleError
 from . import workloads
 from .trial import Entry, Trainer, TrialResult, as_json, as_losses, entry
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from stepsmith.discovery.schedule_loop import TaskLoop
+from stepsmith.discovery.training.schedule_loop import TaskLoop
 from stepsmith.schedules.autolrs import stages
 from stepsmith.schedules.autolrs.controller import run
 from stepsmith.tasks import get

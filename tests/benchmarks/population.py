@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stepsmith.discovery.population_loop import TaskPopulation
-from stepsmith.discovery.population_training import make_population, winners_schedule
+from stepsmith.discovery.training.population_loop import TaskPopulation
+from stepsmith.discovery.training.population_training import make_population, winners_schedule
 from stepsmith.optimizers import registry as optimizers
 from stepsmith.schedules import create, population
 from stepsmith.tasks import get

@@ -13,7 +13,7 @@ from stepsmith.discovery.language import load, parse
 from stepsmith.discovery.ledger import Ledger
 from stepsmith.discovery.search import EvolutionConfig
 from stepsmith.discovery.selection import LevelConfig, SelectionConfig
-from stepsmith.discovery.train import make_job, run_job
+from stepsmith.discovery.training.train import make_job, run_job
 
 SMALL = SearchConfig(
     kind="schedule",

@@ -10,7 +10,7 @@ from stepsmith.discovery.benchmark.trial import entry
 from stepsmith.discovery.benchmark.worker import TrialJob, competitor
 from stepsmith.discovery.config import ConfigError
 from stepsmith.discovery.ledger import Ledger
-from stepsmith.discovery.rules import RuleError
+from stepsmith.discovery.training.rules import RuleError
 
 pytestmark = pytest.mark.heavy
 

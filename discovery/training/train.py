@@ -15,16 +15,16 @@ import optax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..schedules import recorded_peak
-from ..tasks import registry as tasks
-from ..tasks.base import Task
-from ..tasks.checkpoints import INTERRUPTED, OnChunk, TrainingResult, train_and_score, train_with_checkpoints
-from ..tasks.training import OK, STATUS_NAMES, TrainState
+from ...schedules import recorded_peak
+from ...tasks import registry as tasks
+from ...tasks.base import Task
+from ...tasks.checkpoints import INTERRUPTED, OnChunk, TrainingResult, train_and_score, train_with_checkpoints
+from ...tasks.training import OK, STATUS_NAMES, TrainState
+from ..terminal.view import seconds_text
 from . import online, population_training
 from .online import AUTOLRS, Online, make_online, train_online
 from .population_training import PBT, PopulationTraining, is_population, make_population, train_population
 from .rules import make_rule
-from .terminal.view import seconds_text
 
 PLAIN_SECONDS = 2.0  # between two plain lines
 MAX_STEPS, MAX_SEED = 2**31 - 1, 2**32 - 1  # what the step counter and a key hold

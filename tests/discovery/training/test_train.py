@@ -17,8 +17,8 @@ import pytest
 
 from stepsmith.discovery.export import to_optax
 from stepsmith.discovery.language import load, to_text
-from stepsmith.discovery.rules import RuleError, make_rule
-from stepsmith.discovery.train import make_job, run_job
+from stepsmith.discovery.training.rules import RuleError, make_rule
+from stepsmith.discovery.training.train import make_job, run_job
 from stepsmith.schedules import save_recorded
 from stepsmith.tasks import get, train
 

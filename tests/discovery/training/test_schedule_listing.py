@@ -10,7 +10,7 @@ import pytest
 
 from stepsmith import schedules
 from stepsmith.discovery.cli import read_command
-from stepsmith.discovery.schedule_listing import ASCII, BLOCKS, sparkline
+from stepsmith.discovery.training.schedule_listing import ASCII, BLOCKS, sparkline
 
 
 def _printed(monkeypatch, encoding, *arguments):

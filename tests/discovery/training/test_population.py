@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.discovery.population_loop import PopulationError, TaskPopulation
-from stepsmith.discovery.train import line, make_job, run_job
+from stepsmith.discovery.training.population_loop import PopulationError, TaskPopulation
+from stepsmith.discovery.training.train import line, make_job, run_job
 from stepsmith.schedules import from_profile, load_recorded, population, recorded_peak
 from stepsmith.schedules.population import Hyperparameter, PopulationConfig
 from stepsmith.tasks import get, train

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from ..schedules import ScheduleError, from_profile, load_recorded
-from ..schedules import registry as schedules
-from ..schedules.recorded import SUFFIXES
-from ..schedules.registry import RelativeSchedule
+from ...schedules import ScheduleError, from_profile, load_recorded
+from ...schedules import registry as schedules
+from ...schedules.recorded import SUFFIXES
+from ...schedules.registry import RelativeSchedule
 from .modules import digest_of, function_of, is_python, said
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from ..schedules.autolrs.controller import Loop
-from ..tasks.base import Data, HostFed, load_on_device
-from ..tasks.training import TrainState, scores, start, take_steps
+from ...schedules.autolrs.controller import Loop
+from ...tasks.base import Data, HostFed, load_on_device
+from ...tasks.training import TrainState, scores, start, take_steps
 
 PIECE = 500  # steps of one call; the length of the array of losses that comes back
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 from jax import Array
 
-from ..schedules.population import PopulationConfig, PopulationLoop, Values
-from ..tasks.base import Data, HostFed, load_on_device
-from ..tasks.training import OK, TrainState, start, take_steps
+from ...schedules.population import PopulationConfig, PopulationLoop, Values
+from ...tasks.base import Data, HostFed, load_on_device
+from ...tasks.training import OK, TrainState, start, take_steps
 
 AnyTask = Any  # a tasks.base.Task; as a protocol that is not checked at run time it would end the tests' checks of shapes
 Create = Callable[[Mapping[str, Array]], optax.GradientTransformation]

@@ -13,11 +13,11 @@ import numpy as np
 import optax
 import tyro
 
-from ..schedules import ScheduleError
-from ..schedules import registry as schedules
+from ...schedules import ScheduleError
+from ...schedules import registry as schedules
+from ..terminal.options import option
+from ..terminal.output import out, print_table
 from .schedule_sources import find_schedule
-from .terminal.options import option
-from .terminal.output import out, print_table
 
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.:-=+*#"  # from the lowest to the highest
 STEPS = 1000  # of the run that is drawn

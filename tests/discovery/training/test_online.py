@@ -9,10 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.discovery import online as online_module
-from stepsmith.discovery.online import train_online
-from stepsmith.discovery.schedule_loop import LoopError, TaskLoop
-from stepsmith.discovery.train import line, make_job, run_job
+from stepsmith.discovery.training import online as online_module
+from stepsmith.discovery.training.online import train_online
+from stepsmith.discovery.training.schedule_loop import LoopError, TaskLoop
+from stepsmith.discovery.training.train import line, make_job, run_job
 from stepsmith.schedules.autolrs import replay
 from stepsmith.tasks import get, train
 from stepsmith.tasks.checkpoints import CheckpointError

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import optax
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
-from ..optimizers import registry as optimizers
-from .export import separate
-from .language import SCHEDULE, Program, as_transformation, load, to_text
-from .language import names as program_names
+from ...optimizers import registry as optimizers
+from ..export import separate
+from ..language import SCHEDULE, Program, as_transformation, load, to_text
+from ..language import names as program_names
 from .modules import digest_of, function_of, is_python, said
 from .schedule_sources import find_schedule
 

@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from ..schedules import piecewise_schedule, population, save_recorded
-from ..schedules.population import Hyperparameter, PopulationConfig, State
-from ..schedules.recorded import SUFFIXES
-from ..tasks import curves
-from ..tasks.base import load_on_device
-from ..tasks.checkpoints import CHECKPOINTS, FORMAT, INTERRUPTED, RUNNING, OnChunk, TrainingResult, asked_to_stop, claimed, scored_splits
-from ..tasks.curves import CurveLog
-from ..tasks.saving import Store
-from ..tasks.training import NONFINITE, OK
+from ...schedules import piecewise_schedule, population, save_recorded
+from ...schedules.population import Hyperparameter, PopulationConfig, State
+from ...schedules.recorded import SUFFIXES
+from ...tasks import curves
+from ...tasks.base import load_on_device
+from ...tasks.checkpoints import CHECKPOINTS, FORMAT, INTERRUPTED, RUNNING, OnChunk, TrainingResult, asked_to_stop, claimed, scored_splits
+from ...tasks.curves import CurveLog
+from ...tasks.saving import Store
+from ...tasks.training import NONFINITE, OK
 from .population_loop import AnyTask, PopulationError, TaskPopulation
 from .rules import Prepared, prepare
 

@@ -18,15 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from ..schedules.autolrs import gp, replay, stages
-from ..schedules.autolrs.controller import run
-from ..schedules.autolrs.stages import AutoLRSConfig, State
-from ..tasks import curves
-from ..tasks.base import load_on_device
-from ..tasks.checkpoints import CHECKPOINTS, FORMAT, INTERRUPTED, RUNNING, OnChunk, TrainingResult, asked_to_stop, claimed, scored_splits
-from ..tasks.curves import CurveLog
-from ..tasks.saving import Store
-from ..tasks.training import NONFINITE, OK
+from ...schedules.autolrs import gp, replay, stages
+from ...schedules.autolrs.controller import run
+from ...schedules.autolrs.stages import AutoLRSConfig, State
+from ...tasks import curves
+from ...tasks.base import load_on_device
+from ...tasks.checkpoints import CHECKPOINTS, FORMAT, INTERRUPTED, RUNNING, OnChunk, TrainingResult, asked_to_stop, claimed, scored_splits
+from ...tasks.curves import CurveLog
+from ...tasks.saving import Store
+from ...tasks.training import NONFINITE, OK
 from .rules import Prepared, prepare
 from .schedule_loop import AnyTask, TaskLoop
 
