@@ -106,8 +106,9 @@ def test_the_loop_in_order_while_a_worker_repeats_itself(small_config, finished_
     monkeypatch.setenv(failpoints.VARIABLE, "worker.send=duplicate@2")
     with Ledger.open(finished_run.folder / "ledger.sqlite") as ledger:
         known = ledger.run().versions
-    initial, calls = load(small_config.resolved().initial), []
-    evolution = regularized_evolution(initial, small_config.evolution, small_config.mutation)
+    config = small_config.resolved()
+    initial, calls = load(config.initial), []
+    evolution = regularized_evolution(initial, config.evolution, config.mutation)
 
     def ask(state):
         candidate, state = evolution.ask(state)
@@ -118,13 +119,13 @@ def test_the_loop_in_order_while_a_worker_repeats_itself(small_config, finished_
         calls.append(("tell", candidate.birth))
         return evolution.tell(state, candidate, fitness)
 
-    spec = WorkerSpec(small_config.tasks, initial=initial.to_json())
+    spec = WorkerSpec(config.tasks, initial=initial.to_json())
     yardsticks = {name: Yardstick(*values) for name, values in known["yardsticks"].items()}
-    with Ledger.create(tmp_path / "ledger.sqlite", "run", to_dict(small_config), known) as ledger, WorkerPool(spec, 1) as workers:
+    with Ledger.create(tmp_path / "ledger.sqlite", "run", to_dict(config), known) as ledger, WorkerPool(spec, 1) as workers:
         workers.wait_until_ready()
         strategy = Strategy(evolution.init, ask, tell)
-        assert Coordinator(small_config, strategy, ledger, workers, yardsticks, known["tasks"]).run(lambda snapshot: None) == "finished"
-        assert [event.kind for event in ledger.events()] == ["start", "dropped", "finished"]
+        assert Coordinator(config, strategy, ledger, workers, yardsticks, known["tasks"]).run(lambda snapshot: None) == "finished"
+        assert [event.kind for event in ledger.events()] == ["start", "dropped", "blocks", "finished"]
         assert ledger.digest() == finished_run.digest()
         num_births = ledger.counts()["births"]
     for name in ("ask", "tell"):
@@ -132,7 +133,7 @@ def test_the_loop_in_order_while_a_worker_repeats_itself(small_config, finished_
     waiting = 0
     for call, _ in calls:
         waiting += 1 if call == "ask" else -1
-        assert 0 <= waiting <= QUEUE_FACTOR * small_config.in_flight
+        assert 0 <= waiting <= QUEUE_FACTOR * config.in_flight
 
 
 # The disk, and what is on it.
