@@ -81,7 +81,7 @@ def test_random_search_draws_from_the_initial_program_alone(small_config, tmp_pa
 
 
 def test_what_a_run_leaves_behind(small_config, finished_run):
-    assert load(finished_run.folder / "config.toml") == small_config == finished_run.config()
+    assert load(finished_run.folder / "config.toml") == small_config.resolved() == finished_run.config()
     assert {path.name for path in finished_run.folder.iterdir()} >= {"ledger.sqlite", "config.toml", "best.py"}
     with Ledger.open(finished_run.folder / "ledger.sqlite") as ledger:
         births = ledger.births()
