@@ -41,6 +41,8 @@ class Counters(NamedTuple):
     @property
     def savings(self) -> dict[str, float]:
         """What abstract execution finds, as shares: invalid children, redundant statements, cache hits."""
+        if not self.told:  # shares of nothing say nothing
+            return dict.fromkeys(("invalid", "redundant", "cached"), 0.0)
         return {
             "invalid": self.rejected / max(self.rejected + self.told, 1),
             "redundant": self.redundant / max(self.statements, 1),
