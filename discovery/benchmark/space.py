@@ -37,7 +37,7 @@ def settings(source: Source, point: np.ndarray) -> dict[str, float]:
     """What a point of the cube means for a rule.
 
     Example:
-        >>> from stepsmith.discovery.rules import find
+        >>> from stepsmith.discovery.training.rules import find
         >>> {name: round(value, 6) for name, value in settings(find("lion"), np.full(4, 0.5)).items()}
         {'learning_rate': 0.0003, 'weight_decay': 0.105409, 'b1': 0.9, 'b2': 0.98}
     """
