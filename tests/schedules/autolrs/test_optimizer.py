@@ -1,6 +1,7 @@
 """The Bayesian optimiser: its promises, and standard functions against the library bayesian-optimization."""
 
 import json
+import os
 import statistics
 import warnings
 
@@ -219,11 +220,14 @@ def _forrester(point):
     return (6 * point[0] - 2) ** 2 * np.sin(12 * point[0] - 4)
 
 
+BY_HAND = pytest.mark.skipif("STEPSMITH_SLOW" not in os.environ, reason="takes minutes; STEPSMITH_SLOW=1 runs it")
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("function", "axes", "evaluations", "margin"),
     # The margins are a hundredth of what random points of the box span between their best and their median.
-    [(_branin, PLANE.axes, 25, 0.3), (_hartmann, (Axis(0.0, 1.0),) * 6, 40, 0.03)],
+    [(_branin, PLANE.axes, 25, 0.3), pytest.param(_hartmann, (Axis(0.0, 1.0),) * 6, 40, 0.03, marks=BY_HAND)],
 )
 def test_not_worse_than_another_library(function, axes, evaluations, margin):
     ours, theirs = [], []
