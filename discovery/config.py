@@ -87,7 +87,7 @@ class SearchConfig:
     rule: str = "adamw_corrected"
     """likewise: the rule that schedules are tried with"""
     language: Literal["paper", "extended"] = "paper"
-    """what programs may hold; extended: also means of rows, columns and arrays, orthogonalization, step and progress"""
+    """what programs may hold; extended: also means of rows, columns and arrays, orthogonalization, products, step, progress and budget"""
     strategy: Literal["regularized_evolution", "random_search", "constants_only"] = "regularized_evolution"
     """how children are made; random_search and constants_only (the initial program's numbers evolve) are baselines"""
     mode: Literal["deterministic", "async"] = "deterministic"
@@ -97,7 +97,7 @@ class SearchConfig:
     replicates: int = 4
     """blocks of that many seeds on which a promising program may be evaluated; 1: never again"""
     learning_rate_factors: tuple[float, ...] = ()
-    """of the update; several ask for rules that need less tuning; default: 1; of a schedule the best counts, default: 0.3, 1, 3"""
+    """of the update; several ask for rules that need less tuning, of a schedule the best counts; none: 1, or 0.3, 1 and 3 of a schedule"""
     hurdle: float = math.inf
     """fitness above which an evaluation is stopped between its runs; inf: none"""
     in_flight: int = 8
@@ -136,10 +136,11 @@ class SearchConfig:
         for key, name in names:
             if "\0" in name or name != name.encode(errors="replace").decode():
                 raise ConfigError(f"{key}: {shown(name)} is no name, it holds characters that no text file can")
-        if not all(0 < factor < math.inf for factor in self.learning_rate_factors):
-            raise ConfigError(f"learning_rate_factors must be one or more numbers above 0, got {self.learning_rate_factors}")
-        if len(set(self.learning_rate_factors)) != len(self.learning_rate_factors):
-            raise ConfigError(f"learning_rate_factors must differ, got {self.learning_rate_factors}")
+        factors = self.learning_rate_factors
+        if not all(0 < factor < math.inf for factor in factors):
+            raise ConfigError(f"learning_rate_factors must be numbers above 0, got {factors}")
+        if len(set(factors)) != len(factors):
+            raise ConfigError(f"learning_rate_factors must differ, got {factors}")
         if math.isnan(self.hurdle):
             raise ConfigError("hurdle must be a number or inf, got nan")
         if self.seeds_per_task * self.replicates > _SEEDS_OF_A_RUN:

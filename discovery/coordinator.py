@@ -93,7 +93,8 @@ class Coordinator:
         stopping: Callable[[], bool] = lambda: False,
     ):
         self._config, self._strategy, self._pool, self._yardsticks = config, strategy, pool, yardsticks
-        self._budget, self._best_factor = Budget.parse(config.budget), config.kind == "schedule"
+        self._budget = Budget.parse(config.budget)
+        self._factors, self._best_factor = config.resolved().learning_rate_factors, config.kind == "schedule"
         self._recorder = Recorder(ledger, versions, config.mode == "deterministic")
         self._results: dict[int, Result] = {}  # of births; arrived and not yet told
         self._started = time.monotonic()
@@ -224,13 +225,15 @@ class Coordinator:
 
     def _submit_block(self, candidate: Candidate, block: int) -> None:
         config = self._config
-        job = Job(candidate.birth, prune(candidate.program).to_json(), config.block_seeds(block), config.learning_rate_factors)
-        job = replace(job, best_factor=self._best_factor)
+        job = self._job(candidate.birth, prune(candidate.program), config.block_seeds(block))
         if block == 0:  # further blocks are for programs that have shown what they are worth
             hurdle = config.hurdle if math.isfinite(config.hurdle) else None
             job = replace(job, hurdle=hurdle, limits=self._race.limits_of(candidate.birth), curves=self._race.calibrating)
         self._pool.submit(job)
         failpoints.reached("submit")
+
+    def _job(self, key: int, program: Program, seeds: tuple[int, ...]) -> Job:
+        return Job(key, program.to_json(), seeds, self._factors, best_factor=self._best_factor)
 
     def _calibrate(self, candidate: Candidate, scored: Outcome, result: Result) -> None:
         """Shows a program's first block to the race, which sets its limits once it has seen enough of them."""
@@ -284,7 +287,7 @@ class Coordinator:
         A program that would be the best is evaluated on further seeds until it is not, or has been on all of them: else the
         luckiest would lead.
         """
-        scored = self._blocks.corrected(self._outcome(result), block)
+        scored = self._blocks.corrected(self._outcome(result, self._config.seeds_per_task), block)
         self._recorder.evaluated(candidate.hash, result)
         if block == 0:
             self._calibrate(candidate, scored, result)
@@ -325,10 +328,10 @@ class Coordinator:
         self._recorder.event("blocks", f"{len(self._blocks.calibrators)} programs tell by how much blocks of seeds differ")
         return self._blocks.corrected(scored)
 
-    def _outcome(self, result: Result) -> Outcome:
+    def _outcome(self, result: Result, seeds: int) -> Outcome:
         if result.status:
             return Outcome(result.status)
-        runs = len(self._config.tasks) * self._config.seeds_per_task * len(self._config.learning_rate_factors)
+        runs = len(self._config.tasks) * seeds * len(self._factors)
         return outcome(result.evaluations, self._yardsticks, runs, self._best_factor)
 
     def _score_finalists(self) -> bool:
@@ -336,19 +339,13 @@ class Coordinator:
         failpoints.reached("finalists")
         entries = dict(enumerate(self._hall.entries))
         for index, entry in entries.items():
-            seeds, factors = self._config.finalist_seed_values, self._config.learning_rate_factors
-            self._pool.submit(Job(FINALIST_KEY + index, entry.program.to_json(), seeds, factors, best_factor=self._best_factor))
+            self._pool.submit(self._job(FINALIST_KEY + index, entry.program, self._config.finalist_seed_values))
         scores: dict[str, float] = {}
         while len(scores) < len(entries) and not self._stopping():
             for result in self._pool.poll(0.1):
                 entry = entries[result.key - FINALIST_KEY]
-                scored = (
-                    Outcome(result.status)
-                    if result.status
-                    else outcome(result.evaluations, self._yardsticks, best_factor=self._best_factor)
-                )
                 self._recorder.evaluated(entry.hash, result)
-                scores[entry.hash] = scored.fitness
+                scores[entry.hash] = self._outcome(result, self._config.finalist_seeds).fitness
             self._note_dropped()
         if len(scores) < len(entries):
             return False

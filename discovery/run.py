@@ -25,7 +25,7 @@ from .evaluate.rates import base_factors
 from .export import Provenance, to_python
 from .finalists import Finalist, best_confirmed, make_finalist
 from .interrupt import interruptible
-from .language import SCHEDULE, Program, extended_operations, is_live, load, prune, schedule_names, with_schedule
+from .language import SCHEDULE, Program, extended_operations, holds_schedule, is_live, load, prune, schedule_names, with_schedule
 from .ledger import Ledger, LedgerError, RunRow, is_locked, locked
 from .search import Strategy, constants_only, random_search, regularized_evolution
 from .selection import SelectionConfig
@@ -262,7 +262,7 @@ def _programs(config: SearchConfig) -> tuple[Program, Program | None]:
     if not is_live(prune(initial)):
         what = "its multiplier does not depend on the time" if initial.kind == SCHEDULE else "the gradient does not reach its update"
         raise ConfigError(f"initial {config.initial!r}: {what}")
-    if config.kind == "joint" and not {"step", "progress"} & {*initial.extra}:
+    if config.kind == "joint" and not holds_schedule(initial):
         initial = with_schedule(initial, load("linear"))
     if config.kind != "schedule":
         return initial, None

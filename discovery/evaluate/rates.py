@@ -1,34 +1,34 @@
 """At which factor of its own learning rate a rule does best on a task: the base rate, set aside while schedules are compared."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
 from ..language.program import Program, extended_operations
 from .fitness import Status, log_loss
-from .worker import evaluate, prepare
+from .worker import Prepared, evaluate, prepare
 
 SEEDS = (500_000, 500_001)  # apart from those of references, searches and levels
 STEPS = 8  # half decades to each side, at most
 
 
-def best_factor(score: Callable[[float], float], gain: float = 0.0, steps: int = STEPS) -> float:
+def best_factor(score: Callable[[float], float], gain: float = 0.0) -> float:
     """The factor, in half decades from 1, that a walk downhill ends at.
 
     Args:
         score: of a factor; lower is better.
         gain: by how much a neighbour must be better to go there.
-        steps: that the walk may take.
 
     >>> best_factor(lambda factor: (factor - 10) ** 2)
     10.0
     """
-    exponent, best = 0, score(1.0)
-    for _ in range(steps):
-        values = {e: score(_half_decades(e)) for e in (exponent - 1, exponent + 1)}
-        nearby = min(values, key=values.__getitem__)
-        if not values[nearby] < best - gain:
+    at = functools.cache(lambda exponent: score(_half_decades(exponent)))
+    exponent = 0
+    for _ in range(STEPS):
+        nearby = min((exponent - 1, exponent + 1), key=at)
+        if not at(nearby) < at(exponent) - gain:
             break
-        exponent, best = nearby, values[nearby]
+        exponent = nearby
     return _half_decades(exponent)
 
 
@@ -42,10 +42,10 @@ def base_factors(rule: Program, tasks: Sequence[str]) -> dict[str, float]:
     for name in tasks:
         prepared = prepare(name, "linear", bool(extended_operations(rule)))
 
-        def score(factor: float, prepared=prepared) -> float:
-            runs = [evaluate(prepared, rule, seed, factor) for seed in SEEDS]
-            losses = [log_loss(run.loss) for run in runs if run.status is Status.OK and run.loss is not None]
-            return math.fsum(losses) / len(losses) if len(losses) == len(runs) else math.inf
+        @functools.cache
+        def score(factor: float, prepared: Prepared = prepared) -> float:
+            losses = [run.loss for run in (evaluate(prepared, rule, seed, factor) for seed in SEEDS) if run.status is Status.OK]
+            return math.fsum(log_loss(loss) for loss in losses if loss is not None) if len(losses) == len(SEEDS) else math.inf
 
         factors[name] = best_factor(score)
         if not math.isfinite(score(factors[name])):

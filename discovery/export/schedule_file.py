@@ -11,7 +11,7 @@ from ..language.program import Argument, Program, ProgramError
 from ..language.text import to_text
 from .provenance import Provenance, docstring
 
-_OWN = frozenset(["jnp", "optax", "init_value", "decay_steps", "count", "schedule", "min", "ValueError", "__debug__"])
+_OWN = frozenset(["jnp", "optax", "init_value", "decay_steps", "count", "schedule", "ValueError", "__debug__"])
 _INPUTS = {
     "step": "jnp.minimum(count, decay_steps) + 1.0",
     "progress": "jnp.minimum(count, decay_steps) / decay_steps",
@@ -59,31 +59,29 @@ def {name}(init_value: float, decay_steps: int) -> optax.Schedule:
 def _body(pruned: Program) -> list[str]:
     """The statements as Python, each value with a name of its own; what constants alone make is computed here."""
     lines = [f"{name} = {_INPUTS[name]}" for name in pruned.extra]
-    values: dict[Argument, str] = {name: name for name in pruned.extra}
+    values: dict[Argument, Argument] = {name: name for name in pruned.extra}  # variable -> its name in the file, or its number
     for index, (target, op, args) in enumerate(pruned.statements, 1):
-        written = [values[a] if isinstance(a, str) else _number(a) for a in args]
-        constant = _folded(op, written)
-        if constant is not None:
+        found = [values[argument] if isinstance(argument, str) else argument for argument in args]
+        numbers = [argument for argument in found if isinstance(argument, float)]
+        constant = _folded(op, numbers) if len(numbers) == len(found) else None
+        if constant is not None and math.isfinite(constant):
             values[target] = constant
             continue
-        name = f"x{index}" if index < len(pruned.statements) else pruned.outputs[0]
-        lines.append(f"{name} = {OPS[op].code.format(*written)}")
-        values[target] = name
+        name = values[target] = f"x{index}" if index < len(pruned.statements) else pruned.outputs[0]
+        code = OPS[op].code.format(*map(_text, found)) if constant is None else f"jnp.float32({str(constant)!r})"
+        lines.append(f"{name} = {code}")
     return lines
 
 
-def _folded(op: str, args: list[str]) -> str | None:
-    try:
-        numbers = [np.float64(arg.strip("()")) for arg in args]
-    except ValueError:
-        return None
+def _folded(op: str, numbers: list[float]) -> float:
     fn = OPS[op].fn
     assert fn is not None  # the operations of schedules are formulas
     with np.errstate(all="ignore"):
-        value = float(fn(np, *numbers))
-    return _number(value) if math.isfinite(value) else f"jnp.asarray(float({str(value)!r}))"
+        return float(fn(np, *map(np.float64, numbers)))
 
 
-def _number(value: float) -> str:
-    text = repr(float(f"{value:.12g}"))
-    return f"({text})" if value < 0 else text
+def _text(argument: Argument) -> str:
+    if isinstance(argument, str):
+        return argument
+    text = repr(float(f"{argument:.12g}"))
+    return f"({text})" if argument < 0 else text

@@ -7,7 +7,7 @@ operations, `compose.py` puts a rule and a schedule together. `programs/` holds 
 """
 
 from .canonical import canonical_hash, depends_on_gradient, is_live, prune
-from .compose import with_schedule
+from .compose import holds_schedule, with_schedule
 from .interpret import as_transformation
 from .ops import OPS, Kind, Op
 from .program import SCHEDULE, UPDATE, Program, ProgramError, Statement, extended_operations
@@ -29,6 +29,7 @@ __all__ = [
     "canonical_hash",
     "depends_on_gradient",
     "extended_operations",
+    "holds_schedule",
     "infer",
     "is_live",
     "load",

@@ -32,3 +32,19 @@ def with_schedule(rule: Program, schedule: Program) -> Program:
     statements.append(Statement("lr", "multiply", ("lr", names[schedule.outputs[0]])))
     extra = tuple(name for name in OPTIONAL_INPUTS if name in (*rule.extra, *schedule.extra))
     return Program((*statements, *rule.statements), rule.states, extra)
+
+
+def holds_schedule(rule: Program) -> bool:
+    """Whether a rule changes its ``lr`` with the time, as one that `with_schedule` made does.
+
+    >>> from .shipped import load
+    >>> holds_schedule(with_schedule(load("lion"), load("rex"))), holds_schedule(load("adamw_corrected"))
+    (True, False)
+    """
+    timed = {"step", "progress"}
+    for target, _, args in rule.statements:
+        changes = not timed.isdisjoint(args)
+        if changes and target == "lr":
+            return True
+        timed = timed | {target} if changes else timed - {target}
+    return False

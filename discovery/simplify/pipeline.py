@@ -4,10 +4,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
 from ..evaluate.fitness import Evaluation, yardstick
+from ..evaluate.rates import best_factor
 from ..evaluate.worker import evaluate, prepare
 from ..language import SCHEDULE, Program, ProgramError, extended_operations, infer, is_live, prune, simplify_exact
 from ..language.message import shown
@@ -22,7 +24,7 @@ from .tolerant import proposals
 SEED_BLOCK = 1_000  # seeds apart: those that decide and those that confirm
 FIRST_SEED = 2_000_000  # beyond the seeds of searches and references
 MAX_SEEDS, MAX_MUTANTS = 1_000, 100_000
-TUNING_SEEDS, TUNING_GAIN, TUNING_STEPS = 4, 0.1, 8
+TUNING_SEEDS, TUNING_GAIN = 4, 0.1
 
 OnProgress = Callable[[int, int, float], None]  # done, of how many, seconds so far
 
@@ -240,7 +242,7 @@ def _judge(program: Program, names: Sequence[str], settings: Settings) -> Judge:
     yardsticks = {name: yardstick(name) for name in names}
     first_seed = FIRST_SEED + 2 * SEED_BLOCK * settings.seed
     judge = Judge(program, run, yardsticks, settings.tolerance, settings.gain, settings.seeds, 1.0, first_seed)
-    factor = settings.learning_rate_factor or _tuned(judge)
+    factor = settings.learning_rate_factor or best_factor(partial(_mean_fitness, judge), TUNING_GAIN)
     if not math.isfinite(_mean_fitness(judge, factor)):
         raise ValueError(
             f"the program fails on {', '.join(names)} at {factor:g} times its learning rate; give another learning-rate factor"
@@ -261,22 +263,6 @@ def _confirming(judge: Judge) -> Judge:
         judge.factor,
         judge.first_seed + SEED_BLOCK * (1 + judge.seeds * EXTENSION // SEED_BLOCK),
     )
-
-
-def _tuned(judge: Judge) -> float:
-    """The factor, in half decades from 1, where the original does best; 1 unless another is clearly better."""
-    exponent, best = 0, _mean_fitness(judge, 1.0)
-    for _ in range(TUNING_STEPS):
-        values = {e: _mean_fitness(judge, _half_decades(e)) for e in (exponent - 1, exponent + 1)}
-        nearby = min(values, key=values.__getitem__)
-        if not values[nearby] < best - TUNING_GAIN:
-            break
-        exponent, best = nearby, values[nearby]
-    return _half_decades(exponent)
-
-
-def _half_decades(exponent: int) -> float:
-    return float(f"{10 ** (exponent / 2):.3g}")
 
 
 def _mean_fitness(judge: Judge, factor: float) -> float:

@@ -29,6 +29,7 @@ from ...tasks.saving import Store
 from ...tasks.training import NONFINITE, OK
 from .rules import Prepared, prepare
 from .schedule_loop import AnyTask, TaskLoop
+from .schedule_sources import destinations
 
 AUTOLRS = "autolrs"  # in the place of a schedule's name
 SPAN = 30.0  # rates are searched from the learning rate divided by it to the learning rate times it
@@ -68,11 +69,6 @@ def make_online(
     config = stages.scaled(steps, lowest=centre / SPAN, highest=centre * SPAN, batch=BATCH)
     settings = {**prepared.settings, "schedule": AUTOLRS, "search": dataclasses.asdict(config)}
     return prepared._replace(settings=settings), Online(prepared.create, config, output)
-
-
-def written(online: Online, folder: Path | None) -> list[Path]:
-    """The files that hold the schedule at the end."""
-    return [path for path in (None if folder is None else folder / SCHEDULE, online.output) if path is not None]
 
 
 def train_online(
@@ -116,7 +112,7 @@ def train_online(
             recorder = _Recorder(folder, loop, stack.enter_context(Store(folder / CHECKPOINTS)), online.config, stop, on_chunk)
             result, state = recorder.train(lambda state: scored_splits(task, loop.train_state, _code(state), data))
     if result.status != INTERRUPTED:
-        for path in written(online, folder):
+        for path in destinations(folder, SCHEDULE, online.output):
             replay.save(stages.found(online.config, state), path)
     return result
 

@@ -30,6 +30,7 @@ from ...tasks.saving import Store
 from ...tasks.training import NONFINITE, OK
 from .population_loop import AnyTask, PopulationError, TaskPopulation
 from .rules import Prepared, prepare
+from .schedule_sources import destinations
 
 PBT = "pbt"  # in the place of a schedule's name, alone or with the number of members: 'pbt:16'
 RATE = "learning_rate"
@@ -104,11 +105,6 @@ def _members(schedule: str) -> int:
     return int(number)
 
 
-def written(training: PopulationTraining, folder: Path | None) -> list[Path]:
-    """The files that hold the winner's schedule at the end."""
-    return [path for path in (None if folder is None else folder / SCHEDULE, training.output) if path is not None]
-
-
 def train_population(
     task: AnyTask,
     training: PopulationTraining,
@@ -146,7 +142,7 @@ def train_population(
         if folder is not None and result.status != INTERRUPTED:
             (folder / POPULATION).write_text(json.dumps(population.to_json(state)) + "\n")
     if result.status == population.OK:
-        for path in written(training, folder):
+        for path in destinations(folder, SCHEDULE, training.output):
             save_recorded(path, winners_schedule(config, state), config.steps)
     return result
 

@@ -1,6 +1,7 @@
 """From what a user names, a schedule of the registry or a file, to a learning rate relative to its peak."""
 
 import inspect
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +56,11 @@ def find_schedule(name: str) -> ScheduleSource:
     except ScheduleError as error:
         raise ScheduleError(f"{error}; or give a .csv or .json file of learning rates, or a .py file") from error
     return ScheduleSource(row.relative, row.summary, None)
+
+
+def destinations(folder: Path | None, name: str, output: Path | None) -> list[Path]:
+    """Where a schedule that was found is written: by that name in the checkpoints' folder, and to the file that was asked for."""
+    return [path for path in (None if folder is None else folder / name, output) if path is not None]
 
 
 def _from_python(name: str) -> ScheduleSource:

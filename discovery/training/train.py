@@ -25,6 +25,7 @@ from . import online, population_training
 from .online import AUTOLRS, Online, make_online, train_online
 from .population_training import PBT, PopulationTraining, is_population, make_population, train_population
 from .rules import make_rule
+from .schedule_sources import destinations
 
 PLAIN_SECONDS = 2.0  # between two plain lines
 MAX_STEPS, MAX_SEED = 2**31 - 1, 2**32 - 1  # what the step counter and a key hold
@@ -152,10 +153,10 @@ def _print_found(console: Console, job: Job, folder: Path | None, result: Traini
     if result.status != STATUS_NAMES[OK]:
         return
     if isinstance(job.finder, Online):
-        for path in online.written(job.finder, folder):
+        for path in destinations(folder, online.SCHEDULE, job.finder.output):
             console.print(f"the schedule that was found: {path}", markup=False)
     elif job.finder is not None:
-        for path in population_training.written(job.finder, folder):
+        for path in destinations(folder, population_training.SCHEDULE, job.finder.output):
             replayed = shlex.join(["--schedule", str(path), "--learning-rate", f"{recorded_peak(path):g}"])
             console.print(f"the schedule that was found: {replayed}", markup=False)
 

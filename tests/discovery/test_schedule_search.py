@@ -9,7 +9,7 @@ import pytest
 from stepsmith.discovery import ConfigError, SearchConfig, resume, search
 from stepsmith.discovery.evaluate import Evaluation, Status, Yardstick, outcome
 from stepsmith.discovery.evaluate.rates import base_factors, best_factor
-from stepsmith.discovery.language import load, parse
+from stepsmith.discovery.language import load, parse, with_schedule
 from stepsmith.discovery.ledger import Ledger
 from stepsmith.discovery.search import EvolutionConfig
 from stepsmith.discovery.selection import LevelConfig, SelectionConfig
@@ -68,12 +68,12 @@ def run_best(runs, ledger):
 
 @pytest.mark.heavy
 def test_a_joint_search_starts_from_a_rule_with_linear_decay(tmp_path):
-    config = dataclasses.replace(SMALL, kind="joint", initial="lion", budget="6", finalists=1)
+    config = dataclasses.replace(SMALL, kind="joint", initial="adamw_corrected", budget="6", finalists=1)
     run = search(config, tmp_path / "run", workers=1)
     assert run.config().schedule == "constant" and run.config().language == "extended"
     with Ledger.open(run.folder / "ledger.sqlite") as ledger:
         first = ledger.births()[0]
-    assert first.status == "ok" and "progress" in first.program
+    assert first.status == "ok" and first.program == with_schedule(load("adamw_corrected"), load("linear")).to_json()
 
 
 def test_the_best_factor_counts_and_one_that_fails_does_not():

@@ -20,8 +20,9 @@ def in_order(statements: Sequence[Statement], outputs: Mapping[str, Argument]) -
     for name, argument in outputs.items():
         if isinstance(argument, str) and any(s.target == argument for s in live) and argument not in own and argument != name:
             own[argument] = name
+    first = next(iter(outputs))  # the update: no input is called so
     while (ordered := _sorted(live, own)) is None:
-        own.pop(next(variable for variable in reversed(own) if own[variable] not in ("update", "multiplier")))
+        own.pop(next(variable for variable in reversed(own) if own[variable] != first))
     renamed = _renamed(ordered, own, set(outputs))
     names = {old.target: new.target for old, new in zip(ordered, renamed, strict=True)}
     moves = {name: names.get(a, a) if isinstance(a, str) else a for name, a in outputs.items()}
