@@ -18,6 +18,7 @@ from ..schedules import registry as schedules
 from ..tasks import registry as tasks
 from . import config as configs
 from . import failpoints
+from .benchmark.runner import KINDS
 from .config import FORMAT, ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
 from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan, yardstick
@@ -141,7 +142,7 @@ class Run:
             status = here.status()
             kind = "selection" if here is not self else status["versions"].get("kind", "search")
             known = {"kind": kind, "status": status["status"], "seconds": round(status["elapsed"], 1)}
-            if kind == "comparison":
+            if kind in KINDS:
                 return row | known | {"trials": self._read(lambda ledger: len(ledger.trials()))}
             best = here.hall_of_fame()[:1]
         except ValueError as error:  # of the ledger, or of a config that this stepsmith does not know
@@ -324,8 +325,8 @@ def runs(folder: Path | str = "runs") -> list[Run]:
 
 
 def _check_search(path: Path, run: RunRow) -> None:
-    if run.versions.get("kind") == "comparison":
-        raise ConfigError(f"{path} holds a comparison; go on with its own command: stepsmith evaluate ... --run {path}")
+    if (kind := run.versions.get("kind")) in KINDS:
+        raise ConfigError(f"{path} holds a {kind}; go on with its own command: stepsmith evaluate ... --run {path}")
 
 
 def _places(config: SearchConfig, devices: Devices, workers: int, usual: str) -> tuple[Place, ...]:

@@ -15,11 +15,15 @@ from ..terminal.options import INTERRUPTED, Workers, check_workers, option
 from ..terminal.output import out, print_json, print_standing, print_table
 from ..terminal.view import counted
 from . import algoperf, baselines, looks, report, targets, workloads
+from .budgets.command import compare_budgets, with_schedules
+from .budgets.study import SCHEDULES, BudgetConfig
 from .comparison import PER_STUDY, STUDIES
 from .evaluate import evaluate
 from .performance import earliest, fastest
 from .record import Comparison, EvaluateConfig
 from .trial import entry
+
+TRIALS, TRIALS_PER_RATE = 40, 3  # of comparisons by time to target, of studies of budgets
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,11 @@ class Evaluate:
     """what they train"""
     ruleset: Literal["external", "self"] = "external"
     """external: tuned in the common space; self: not tuned, three times the budget"""
-    trials: int = 40
+    budgets: tuple[int, ...] = ()
+    """percent of the workloads' steps: rank schedules at each, their learning rates tuned; the REX paper's are 1 5 10 25 50 100"""
+    schedules: tuple[str, ...] = SCHEDULES
+    """with --budgets, those of rules that name none"""
+    trials: Annotated[int | None, option("N", "40; with --budgets 3, at each learning rate")] = None
     """of each entry on each workload, from which studies are drawn"""
     trials_per_study: int = PER_STUDY
     """of which the first to reach the target counts"""
@@ -84,22 +92,38 @@ class Evaluate:
 
     def __call__(self) -> int:
         check_workers(self.workers)
-        self._check()
+        path = self.run or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
+        going_on = sys.argv[1:] if self.run else [*sys.argv[1:], "--run", str(path)]
+        if self.budgets:
+            self._check_budgets()
+            entries = with_schedules(self.entries, self.schedules)
+            study = BudgetConfig(entries, self.workloads, self.budgets, TRIALS_PER_RATE if self.trials is None else self.trials)
+            return compare_budgets(study, path, self.workers, going_on, self.json)
+        trials = TRIALS if self.trials is None else self.trials
+        self._check(trials)
         entries = (targets.BASELINE,) if self.set_targets else self.entries
-        trials = targets.TRIALS if self.set_targets else self.trials
+        trials = targets.TRIALS if self.set_targets else trials
         purpose = "targets" if self.set_targets else "comparison"
         config = EvaluateConfig(entries, self.workloads, self.ruleset, trials, self.batch, purpose)
-        path = self.run or Path("comparisons") / time.strftime("%Y%m%d-%H%M%S")
         with counted(out, "trials", self.json) as on_progress:
             done = evaluate(config, path, self.workers, on_progress, self.final)
         if done.missing:
-            given = sys.argv[1:] if self.run else [*sys.argv[1:], "--run", str(path)]
-            sys.stderr.write(f"interrupted, {done.missing} trials are missing; go on with: stepsmith {shlex.join(given)}\n")
+            sys.stderr.write(f"interrupted, {done.missing} trials are missing; go on with: stepsmith {shlex.join(going_on)}\n")
             return INTERRUPTED
         return self._set_targets(done) if self.set_targets else self._report(done)
 
-    def _check(self) -> None:
+    def _check_budgets(self) -> None:
+        """Refuses what a study of budgets has no place for."""
+        usual = Evaluate()
+        of_comparisons = ("ruleset", "trials_per_study", "studies", "reference", "alone", "batch", "final", "set_targets", "keep")
+        given = [f"--{name.replace('_', '-')}" for name in of_comparisons if getattr(self, name) != getattr(usual, name)]
+        if given:
+            raise ConfigError(f"{', '.join(given)}: of comparisons by time to target; leave it out, or --budgets")
+
+    def _check(self, trials: int) -> None:
         """What would otherwise be noticed after the training."""
+        if self.schedules != SCHEDULES:
+            raise ConfigError("--schedules is for --budgets; without, an entry names its schedule: RULE@SCHEDULE")
         if self.set_targets == bool(self.entries):
             mend = (
                 "leave the rules out, AdamW sets the targets"
@@ -108,8 +132,8 @@ class Evaluate:
             )
             raise ConfigError(f"{'nothing to choose' if self.set_targets else 'nothing to compare'}: {mend}")
         per_study = self.trials_per_study if self.ruleset == "external" else 1
-        if not 1 <= per_study <= self.trials:
-            raise ConfigError(f"trials-per-study must be at least 1 and at most the number of trials, {self.trials}, got {per_study}")
+        if not 1 <= per_study <= trials:
+            raise ConfigError(f"trials-per-study must be at least 1 and at most the number of trials, {trials}, got {per_study}")
         if not 1 <= self.studies <= 100_000:
             raise ConfigError(f"studies must be at least 1 and at most 100000, got {self.studies}")
         if self.keep and self.ruleset != "external":

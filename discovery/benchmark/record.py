@@ -10,13 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 from .. import config as configs
 from ..config import ConfigError
-from ..ledger import Ledger, LedgerError, TrialRow
+from ..ledger import Ledger, TrialRow
 from . import baselines, looks, targets, workloads
 from .comparison import Pool, Standing, compare, pool_of
+from .runner import COMPARISON, LEDGER, check_kind
 from .trial import SELF_TUNING_BUDGET, as_losses, entry
-
-LEDGER = "ledger.sqlite"
-KIND = "comparison"  # what the ledger's versions say, else it holds a search
 
 
 @dataclass(frozen=True)
@@ -169,8 +167,7 @@ def read(path: Path) -> Comparison:
     """
     with Ledger.open(path / LEDGER) as ledger:
         run, rows = ledger.run(), ledger.trials()
-    if run.versions.get("kind") != KIND:
-        raise LedgerError(f"{path} holds a search, not a comparison")
+    check_kind(path, run.versions, COMPARISON)
     return Comparison(path, configs.from_dict(EvaluateConfig, run.config), rows)
 
 

@@ -3,20 +3,25 @@
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from jax import Array
 
-from ...schedules import registry as schedules
+from ...schedules import plateau
 from ...tasks.base import load_on_device
 from ...tasks.training import OK, STATUS_NAMES, TrainState, start, take_steps
+from ..config import ConfigError
 from ..evaluate import Status
 from ..training.rules import RuleError, Source, evaluated, find
+from ..training.schedule_sources import ScheduleSource, find_schedule
 from . import workloads
 
 SCHEDULE = "linear"  # of an entry that names none
+PLATEAU = "plateau"  # in the place of a schedule: the learning rate falls where the training loss does not
 _MATRIX = jax.ShapeDtypeStruct((2, 2), np.float32)  # that an entry's rule is tried on
 SELF_TUNING_BUDGET = 3  # a rule that is not tuned gets so many times the steps, as in AlgoPerf
 
@@ -31,11 +36,31 @@ class Entry(NamedTuple):
     rule: str
     schedule: str
     source: Source
+    shape: ScheduleSource
 
     @property
     def label(self) -> str:
         """As it is listed."""
         return f"{self.rule}@{self.schedule}"
+
+    @property
+    def digest(self) -> str | None:
+        """Of the files that it is made of; None where the names say all."""
+        return " ".join(filter(None, (self.source.digest, self.shape.digest))) or None
+
+    def is_edited(self) -> bool:
+        """Whether one of its files is another one by now, or none."""
+        if self.digest is None:
+            return False
+        try:
+            return (find(self.rule).digest, _shape(self.schedule).digest) != (self.source.digest, self.shape.digest)
+        except (ValueError, OSError):
+            return True
+
+    def create(self, learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
+        """The rule; the entry's schedule is not in it, unless that is decay on plateau, which is no function of the step."""
+        rule = self.source.create(learning_rate, steps, **settings)
+        return optax.chain(rule, plateau(steps)) if self.schedule == PLATEAU else rule
 
 
 class TrialResult(NamedTuple):
@@ -59,21 +84,40 @@ def entry(text: str) -> Entry:
         ('adamw@linear', 'cosine')
     """
     rule, at, schedule = text.rpartition("@")
-    if not at or "/" in schedule:  # a folder may have the sign in its name
+    if not at or ("/" in schedule and not Path(schedule.partition(":")[0]).is_file()):  # a folder may have the sign in its name
         rule, schedule = text, SCHEDULE
     if not rule:
         raise EntryError(f"{text!r} names no rule; an entry is RULE or RULE@SCHEDULE, such as adamw@cosine")
-    schedules.get(schedule)
-    found = Entry(rule, schedule, find(rule))
+    shape = _shape(schedule)
+    found = Entry(rule, schedule, find(rule), shape)
     own = dict.fromkeys(found.source.settings, 0.5)
     try:
-        transformation = found.source.create(lambda step: 0.1, 10, **own)
+        transformation = optax.with_extra_args_support(found.create(lambda step: 0.1, 10, **own))
         # Shapes alone: an array would open a device here, in the coordinator, and take its memory from the workers.
-        jax.eval_shape(lambda params: transformation.update(params, transformation.init(params), params), _MATRIX)
+        jax.eval_shape(lambda params: transformation.update(params, transformation.init(params), params, value=0.0), _MATRIX)
     except RuleError:
         raise
     except Exception as error:  # the user's own code
         raise EntryError(f"{text}: cannot make a step: {type(error).__name__}: {error}") from error
+    return found
+
+
+def _shape(schedule: str) -> ScheduleSource:
+    if schedule == PLATEAU:
+        return ScheduleSource(lambda steps: optax.constant_schedule(1.0), "falls where the training loss does not", None)
+    return find_schedule(schedule)
+
+
+def entries_of(texts: Sequence[str]) -> dict[str, Entry]:
+    """Label -> competitor.
+
+    Raises:
+        ConfigError: one comes twice.
+        ValueError: no such rule or schedule.
+    """
+    found = {competitor.label: competitor for competitor in map(entry, texts)}
+    if len(found) != len(texts):
+        raise ConfigError(f"entries must be different, got {', '.join(texts)}")
     return found
 
 
@@ -93,11 +137,11 @@ class Trainer:
         self._evaluations = workloads.EVALUATIONS * budget
         self._chunk = steps // self._evaluations
         self._data = load_on_device(self._task)
-        relative = schedules.create(competitor.schedule, 1.0, steps)
+        relative = competitor.shape.relative(steps)
 
         def rule(point: dict[str, Array]) -> Any:
             others = {name: value for name, value in point.items() if name != "learning_rate"}
-            return competitor.source.create(lambda step: point["learning_rate"] * relative(step), steps, **others)
+            return competitor.create(lambda step: point["learning_rate"] * relative(step), steps, **others)
 
         def begin(point: dict[str, Array], seed: Array) -> TrainState:
             return start(self._task, rule(point), jax.random.key(seed))

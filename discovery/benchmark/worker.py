@@ -44,12 +44,16 @@ class TrialJob:
     def runs(self) -> int:
         return len(self.trials)
 
+    count = runs
+
     @property
     def affinity(self) -> str:
         return f"{self.entry} {self.workload}"
 
     def one_by_one(self, keys: Iterator[int]) -> list["TrialJob"]:
-        """A job for each of its trials, with keys of their own."""
+        """A job for each of its trials, with keys of their own; none where it has one trial."""
+        if len(self.trials) == 1:
+            return []
         parts = zip(self.trials, self.settings, self.seeds, strict=True)
         return [replace(self, key=next(keys), trials=(trial,), settings=(settings,), seeds=(seed,)) for trial, settings, seed in parts]
 
@@ -57,15 +61,15 @@ class TrialJob:
         return [TrialResult(trial, Status(status), steps, seconds, as_losses(losses)) for trial, status, steps, seconds, losses in rows]
 
 
-def competitor(job: TrialJob) -> Entry:
+def competitor(name: str, digest: str) -> Entry:
     """What a job trains.
 
     Raises:
-        RuleError: the rule's file is another one than the job asks for. It ends the worker, and the coordinator sees why.
+        RuleError: a file is another one than the job asks for. It ends the worker, and the coordinator sees why.
     """
-    found = entry(job.entry)
-    if (found.source.digest or "") != job.rule:
-        raise RuleError(f"{found.rule} is another file than when the comparison began")
+    found = entry(name)
+    if (found.digest or "") != digest:
+        raise RuleError(f"{name} is another file than when the comparison began")
     return found
 
 
@@ -80,7 +84,7 @@ def serve(connection: Connection) -> None:
         if pair not in trainers:
             while len(trainers) >= KEPT:
                 trainers.pop(next(iter(trainers)))
-            trainers[pair] = Trainer(competitor(job), workloads.get(job.workload), spec.batch, spec.budget)
+            trainers[pair] = Trainer(competitor(job.entry, job.rule), workloads.get(job.workload), spec.batch, spec.budget)
         failpoints.reached("worker.evaluate")
         results = trainers[pair].run(job.trials, job.settings, job.seeds)
         rows = [[r.trial, str(r.status), r.steps, r.seconds, as_json(r.losses)] for r in results]

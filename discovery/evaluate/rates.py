@@ -9,27 +9,31 @@ from .fitness import Status, log_loss
 from .worker import Prepared, evaluate, prepare
 
 SEEDS = (500_000, 500_001)  # apart from those of references, searches and levels
-STEPS = 8  # half decades to each side, at most
+STEPS = 8  # multiples to each side, at most
+HALF_DECADE = math.sqrt(10.0)
 
 
-def best_factor(score: Callable[[float], float], gain: float = 0.0) -> float:
-    """The factor, in half decades from 1, that a walk downhill ends at.
+def best_factor(score: Callable[[float], float], gain: float = 0.0, multiple: float = HALF_DECADE) -> float:
+    """The factor, 1 times a power of `multiple`, that a walk downhill ends at.
 
     Args:
         score: of a factor; lower is better.
         gain: by how much a neighbour must be better to go there.
+        multiple: from one factor to the next.
 
     >>> best_factor(lambda factor: (factor - 10) ** 2)
     10.0
+    >>> best_factor(lambda factor: (factor - 10) ** 2, multiple=3.0)
+    9.0
     """
-    at = functools.cache(lambda exponent: score(_half_decades(exponent)))
+    at = functools.cache(lambda exponent: score(_power(multiple, exponent)))
     exponent = 0
     for _ in range(STEPS):
         nearby = min((exponent - 1, exponent + 1), key=at)
         if not at(nearby) < at(exponent) - gain:
             break
         exponent = nearby
-    return _half_decades(exponent)
+    return _power(multiple, exponent)
 
 
 def base_factors(rule: Program, tasks: Sequence[str]) -> dict[str, float]:
@@ -53,5 +57,5 @@ def base_factors(rule: Program, tasks: Sequence[str]) -> dict[str, float]:
     return factors
 
 
-def _half_decades(exponent: int) -> float:
-    return float(f"{10 ** (exponent / 2):.3g}")
+def _power(base: float, exponent: int) -> float:
+    return float(f"{base**exponent:.3g}")

@@ -1,0 +1,65 @@
+"""`stepsmith evaluate --budgets`."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...config import ConfigError
+from ...terminal.options import INTERRUPTED
+from ...terminal.output import out, print_json, print_table
+from ...terminal.view import counted
+from . import table
+from .study import BudgetConfig, BudgetStudy, evaluate_budgets
+
+
+def compare_budgets(config: BudgetConfig, path: Path, workers: int, going_on: Sequence[str], as_json: bool) -> int:
+    """Runs the study and prints its table; returns the exit code.
+
+    Args:
+        config: the study.
+        path: its folder.
+        workers: processes; 0 for one a core.
+        going_on: the arguments of the command that goes on after Ctrl-C.
+        as_json: print JSON, and nothing else.
+    """
+    with counted(out, "cells", as_json) as on_progress:
+        study = evaluate_budgets(config, path, workers, on_progress)
+    if study.missing:
+        sys.stderr.write(f"interrupted, {study.missing} cells are missing; go on with: stepsmith {shlex.join(going_on)}\n")
+        return INTERRUPTED
+    return _report(study, as_json)
+
+
+def with_schedules(entries: Sequence[str], schedules: Sequence[str]) -> tuple[str, ...]:
+    """The entries of a study: a rule that names no schedule is tried with each.
+
+    Raises:
+        ConfigError: nothing is compared.
+
+    >>> with_schedules(["adam", "lion@rex"], ["linear", "rex"])
+    ('adam@linear', 'adam@rex', 'lion@rex')
+    """
+    found = [f"{text}@{name}" for text in entries if "@" not in text for name in schedules] + [text for text in entries if "@" in text]
+    if not found:
+        raise ConfigError("nothing to compare: name one or more rules, such as momentum or adam@cosine")
+    return tuple(dict.fromkeys(found))
+
+
+def _report(study: BudgetStudy, as_json: bool) -> int:
+    rows = table.rows(study.cells)
+    table.write_csv(study.path / "cells.csv", study.cells)
+    table.draw(study.path / "ranks.png", study.cells, f"{len(study.config.workloads)} workloads, learning rates tuned in multiples of 3")
+    if as_json:
+        cells = [{**cell._asdict(), "learning_rate": cell.learning_rate if cell.losses else None} for cell in study.cells]
+        return print_json({"schedules": rows, "cells": cells})
+    rules = list(dict.fromkeys(cell.rule for cell in study.cells))
+    for rule in rules if len(rules) > 1 else ():
+        out.print(f"{rule}: mean rank of each schedule, 1 is best", style="bold")
+        print_table([table.as_text(row) for row in table.rows([cell for cell in study.cells if cell.rule == rule])], False)
+    out.print(f"{'all rules' if len(rules) > 1 else rules[0]}: mean rank of each schedule, 1 is best", style="bold")
+    print_table([table.as_text(row) for row in rows], False, "one schedule alone has no rank")
+    failed, at_edge = sum(not cell.losses for cell in study.cells), sum(cell.at_edge for cell in study.cells)
+    out.print(f"{len(study.cells)} cells; in {failed} every learning rate failed, in {at_edge} the best was the last one tried")
+    out.print(f"cells and picture: {study.path}")
+    return 0

@@ -1,0 +1,97 @@
+"""How a budget study is shown: the rank of each schedule at each budget, how often it is first or among the first three, a picture."""
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .study import Cell
+
+Setting = tuple[str, str, int]  # rule, workload, budget
+
+
+def ranks(cells: Iterable[Cell]) -> dict[Setting, dict[str, float]]:
+    """Of the schedules in each setting, from 1; the lowest mean loss is first, equal ones share the mean of their ranks.
+
+    A schedule that fails at every learning rate is last.
+
+    >>> row = lambda schedule, loss: Cell("adam", schedule, "text_gru", 10, 0.1, (loss,), False)
+    >>> ranks([row("rex", 1.0), row("linear", 2.0), row("cosine", 2.0)])
+    {('adam', 'text_gru', 10): {'rex': 1.0, 'linear': 2.5, 'cosine': 2.5}}
+    """
+    settings: dict[Setting, dict[str, float]] = {}
+    for cell in cells:
+        settings.setdefault((cell.rule, cell.workload, cell.budget), {})[cell.schedule] = cell.mean
+    return {
+        setting: {name: _rank(mean, means.values()) for name, mean in means.items()}
+        for setting, means in settings.items()
+        if len(means) > 1
+    }
+
+
+def _rank(mean: float, means: Iterable[float]) -> float:
+    everything = list(means)
+    before, equal = sum(other < mean for other in everything), sum(other == mean for other in everything)
+    return before + (equal + 1) / 2
+
+
+def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """One row a schedule, best first: its shares of first and of first three places, and its mean rank at each budget."""
+    ranked = ranks(cells)
+    budgets = sorted({budget for _, _, budget in ranked})
+    found = []
+    for name in dict.fromkeys(cell.schedule for cell in cells):
+        own = {setting: places[name] for setting, places in ranked.items() if name in places}
+        if not own:
+            continue
+        at = {f"{b} %": _mean([rank for (_, _, budget), rank in own.items() if budget == b]) for b in budgets}
+        shares = {f"top-{n}": sum(rank <= n for rank in own.values()) / len(own) for n in (1, 3)}
+        found.append({"schedule": name, "settings": len(own), **shares, "mean rank": _mean(list(own.values())), **at})
+    return sorted(found, key=lambda row: row["mean rank"])
+
+
+def as_text(row: dict[str, Any]) -> dict[str, Any]:
+    """A row for people."""
+    shares = {key: f"{row[key]:.0%}" for key in ("top-1", "top-3")}
+    return {
+        key: shares.get(key, "" if value is None else f"{value:.1f}" if isinstance(value, float) else value) for key, value in row.items()
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
+
+
+def write_csv(path: Path, cells: Sequence[Cell]) -> None:
+    """One row a cell: the best learning rate, the mean, lowest and highest loss of its trials, its rank; empty where all failed."""
+    ranked = ranks(cells)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["rule", "schedule", "workload", "budget", "learning_rate", "at_edge", "loss", "loss_low", "loss_high", "rank"])
+        for cell in cells:
+            measured = (cell.learning_rate, cell.mean, min(cell.losses), max(cell.losses)) if cell.losses else ()
+            rate, *losses = [f"{number:.6g}" for number in measured] or [""] * 4
+            rank = ranked.get((cell.rule, cell.workload, cell.budget), {}).get(cell.schedule, "")
+            writer.writerow([cell.rule, cell.schedule, cell.workload, cell.budget, rate, int(cell.at_edge), *losses, rank])
+
+
+def draw(path: Path, cells: Sequence[Cell], title: str) -> None:
+    """Mean rank at each budget, a panel for each rule, as a PNG."""
+    from matplotlib.figure import Figure
+
+    rules = list(dict.fromkeys(cell.rule for cell in cells))
+    figure = Figure(figsize=(5 * len(rules) + 2, 4.5), layout="constrained")
+    panels = figure.subplots(1, len(rules), squeeze=False, sharey=True)[0]
+    for axes, rule in zip(panels, rules, strict=True):
+        for row in rows([cell for cell in cells if cell.rule == rule]):
+            at = {float(key.removesuffix(" %")): value for key, value in row.items() if key.endswith(" %") and value is not None}
+            axes.plot(list(at), list(at.values()), marker="o", label=f"{row['schedule']}  {row['mean rank']:.1f}")
+        axes.set(xscale="log", xlabel="budget in % of the workload's steps", title=rule)
+        axes.grid(alpha=0.3)
+        if axes.lines:  # schedules of one rule at least, else there are no ranks
+            axes.legend(frameon=False, fontsize="small")
+    panels[0].set_ylabel("mean rank (1 is best)")
+    panels[0].invert_yaxis()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120, format="png")
