@@ -1,5 +1,6 @@
 """The one place where tasks are listed."""
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Callable
@@ -28,6 +29,7 @@ TASKS: dict[str, Callable[[int], Task]] = {  # family -> scale -> task
     "imagenet_vit": imagenet_vit,
     "lm1b_transformer": lm1b_transformer,
 }
+MIN_STEPS = 5  # of a task at a budget
 REQUIRED = ("load", "init", "batch", "examples", "loss", "metric", "version")  # what a user's task is asked for at once
 
 
@@ -64,18 +66,24 @@ def get(name: str, scale: int | None = None) -> Task:
 
     Args:
         name: one of `names()`, or 'module:attribute', an importable task of the user's own or a function that makes one;
-            a scale may follow, as in 'digits_mlp@10'.
+            a scale may follow, as in 'digits_mlp@10', and a budget in percent of its steps, as in 'digits_mlp~25' or
+            'digits_mlp@10~25'.
         scale: 1, 10 or 100, in place of the one in the name.
 
     Raises:
-        ValueError: where the name or the scale is not known, or does not lead to a task.
+        ValueError: where the name, the scale or the budget is not known, or does not lead to a task.
 
     Example:
         >>> get("digits_mlp").steps, get("digits_mlp@10").steps, get("digits_mlp", scale=100).steps
         (200, 640, 2000)
+        >>> get("digits_mlp~25").steps, get("digits_mlp@10~25").name
+        (50, 'digits_mlp@10~25')
         >>> get("stepsmith.tasks.digits:digits_autoencoder").name
         'digits_autoencoder'
     """
+    whole, tilde, percent = name.partition("~")
+    if tilde:
+        return _at_budget(get(whole, scale), name, percent)
     family, at, suffix = name.partition("@")
     if at and not suffix.isdecimal():
         raise ValueError(f"task {name!r}: after @ comes a scale, such as {family}@10")
@@ -85,6 +93,19 @@ def get(name: str, scale: int | None = None) -> Task:
     if family not in TASKS:
         raise ValueError(f"unknown task {family!r}; known are {', '.join(TASKS)}, or give your own as 'module:attribute'")
     return TASKS[family](1 if scale is None else scale)
+
+
+def _at_budget(task: Task, name: str, percent: str) -> Task:
+    """The task with a share of its steps; a task of its own, with a version and a reference of its own."""
+    if not percent.isdecimal() or not 1 <= int(percent) <= 1_000:
+        raise ValueError(f"task {name!r}: after ~ comes a budget in percent of its steps, 1 to 1000, such as {task.name}~25")
+    steps = round(task.steps * int(percent) / 100)
+    settings = {field.name for field in dataclasses.fields(task)} if dataclasses.is_dataclass(task) else set()
+    if not settings >= {"name", "steps"}:
+        raise ValueError(f"{name!r}: only a task that is a dataclass with fields 'name' and 'steps' can be given a budget")
+    if steps < MIN_STEPS:
+        raise ValueError(f"{name!r}: {percent} % of {task.steps} steps are {steps}, and {MIN_STEPS} is the least")
+    return dataclasses.replace(task, name=f"{task.name}~{percent}", steps=steps)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _imported(name: str, scale: int | None) -> Task:
