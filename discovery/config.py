@@ -162,8 +162,6 @@ class SearchConfig:
             raise ConfigError(f"kind {self.kind}: the programs hold the schedule, so schedule must be constant, got {self.schedule}")
         if self.kind == "schedule" and (self.language != "paper" or self.hurdle < math.inf or self.racing.enabled):
             raise ConfigError("kind schedule: language must be paper, and neither hurdle nor racing can be used")
-        if self.kind == "schedule" and self.selection.asked:
-            raise ConfigError("kind schedule: the levels of a selection are for rules; leave selection out")
 
     def resolved(self) -> "SearchConfig":
         """The config with what depends on its kind filled in.

@@ -119,14 +119,13 @@ class Run:
             if run.versions["format"] != FORMAT:
                 raise ConfigError(f"{self.path} has format {run.versions['format']}, this stepsmith {FORMAT}: its programs may differ here")
             config = configs.from_dict(SearchConfig, run.config)
-            if config.kind == "schedule":
-                raise ConfigError(f"{self.path} searched for schedules; the levels of a selection are for rules")
             pairs = best_confirmed(ledger, config.finalists)
             births = ledger.births()
             programs = {birth.index: birth.program for birth in births}
             led = thinned(improvements(births), selected.points)
             course = [(one, prune(Program.from_json(programs[one.birth]))) for one in led]
-            return Source(name or self.folder.name, config.schedule, [(b, c) for b, c in pairs if c is not None], course)
+            rule = run.versions.get("rule", "")
+            return Source(name or self.folder.name, config.schedule, rule, [(b, c) for b, c in pairs if c is not None], course)
 
         return self._read(read)
 

@@ -18,6 +18,7 @@ from ..benchmark.workloads import is_final
 from ..config import FORMAT, ConfigError
 from ..evaluate import Evaluation, Job, Place, Result, Status, WorkerPool, WorkerSpec, Yardstick, yardstick
 from ..evaluate.pool import QUEUE_PER_WORKER
+from ..evaluate.rates import base_factors
 from ..interrupt import Stop, interruptible
 from ..language import Program, extended_operations, load, operations, parse, prune, to_text
 from ..ledger import Best, EvaluationRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, locked
@@ -46,12 +47,14 @@ class Source(NamedTuple):
     Attributes:
         name: of the run.
         schedule: of the learning rate, on every task.
+        rule: JSON of the one that schedules were tried with; empty where rules were searched for.
         finalists: best first, each with its fitness on new seeds.
         course: the programs that led the search, thinned.
     """
 
     name: str
     schedule: str
+    rule: str
     finalists: list[tuple[Best, float]]
     course: list[tuple[Improvement, Program]]
 
@@ -88,10 +91,9 @@ def select(
     refuse_final(names)
     versions = _versions(sources, config, {name: tasks.get(name).version for name in names})
     with locked(path / LOCK):
-        yardsticks = (
-            {} if (path / LEDGER).exists() else {name: list(yardstick(name)) for name in names}
-        )  # before Ctrl-C becomes a wish: it may take long
-        with interruptible() as stop, _ledger(path, sources, config, versions, yardsticks) as ledger:
+        # Before Ctrl-C becomes a wish: it may take long.
+        measured = {} if (path / LEDGER).exists() else _measured(names, versions["rule"])
+        with interruptible() as stop, _ledger(path, sources, config, versions, measured) as ledger:
             if ledger.run().status != "finished":
                 _Session(ledger, places, stop, on_progress).run()
     selection = Selection(path)
@@ -107,9 +109,19 @@ def refuse_final(names: Sequence[str]) -> None:
             raise ConfigError(f"task {name!r} is a final variant, which no search may train on; its NAME_meta is for selection")
 
 
+def _measured(names: Sequence[str], rule: str) -> dict[str, Any]:
+    """What AdamW reaches on the tasks of all levels and, for schedules, the learning rates that their rule wants there."""
+    measured: dict[str, Any] = {"yardsticks": {name: list(yardstick(name)) for name in names}}
+    return measured | ({"base_factors": base_factors(Program.from_json(rule), names)} if rule else {})
+
+
 def _versions(sources: Sequence[Source], config: SelectionConfig, task_versions: dict[str, str]) -> dict[str, Any]:
     """What makes a selection this one: its entrants, its courses, and what they are measured by."""
-    schedules = {source.schedule for source in sources}
+    schedules, rules = {source.schedule for source in sources}, {source.rule for source in sources}
+    if len(rules) != 1:
+        raise ConfigError(
+            "the searches are for different things, for rules or for schedules of different rules; select among those of one kind"
+        )
     if len(schedules) != 1:
         raise ConfigError(f"the searches have different schedules ({', '.join(sorted(schedules))}); select among those of one")
     entrants = {best.hash: source.name for source in reversed(sources) for best, _ in source.finalists[: config.entrants]}
@@ -120,6 +132,7 @@ def _versions(sources: Sequence[Source], config: SelectionConfig, task_versions:
         "kind": KIND,
         "format": FORMAT,
         "schedule": schedules.pop(),
+        "rule": rules.pop(),
         "tasks": task_versions,
         "runs": [source.name for source in sources],
         "entrants": [[program_hash, name] for program_hash, name in entrants.items()],
@@ -129,7 +142,7 @@ def _versions(sources: Sequence[Source], config: SelectionConfig, task_versions:
 
 @contextmanager
 def _ledger(
-    path: Path, sources: Sequence[Source], config: SelectionConfig, versions: dict[str, Any], yardsticks: dict[str, list[float]]
+    path: Path, sources: Sequence[Source], config: SelectionConfig, versions: dict[str, Any], measured: dict[str, Any]
 ) -> Iterator[Ledger]:
     said = json.loads(json.dumps(dataclasses.asdict(config)))
     if (path / LEDGER).exists():
@@ -137,7 +150,7 @@ def _ledger(
             _check_same(path, ledger, said, versions)
             yield ledger
         return
-    with Ledger.create(path / LEDGER, path.name, said, versions | {"yardsticks": yardsticks}) as ledger:
+    with Ledger.create(path / LEDGER, path.name, said, versions | measured) as ledger:
         ledger.commit(_entry(sources, versions))
         yield ledger
 
@@ -211,14 +224,7 @@ class _Session:
         open_programs = list(told)
         self._settle(level, name, told, open_programs, placings)
         if open_programs and not self._stop.requested:
-            spec = WorkerSpec(
-                level.config.tasks,
-                schedule=self._versions["schedule"],
-                initial=prune(load("adamw")).to_json(),
-                memory_limit_mb=self._config.memory_limit_mb,
-                extended=any(extended_operations(Program.from_json(self._programs[h])) for h in open_programs),
-            )
-            with WorkerPool(spec, self._places) as pool:
+            with WorkerPool(self._spec(level, open_programs), self._places) as pool:
                 pool.wait_until_ready(lambda: self._stop.requested)
                 in_flight: dict[int, tuple[str, Request]] = {}
                 while open_programs and not self._stop.requested:
@@ -228,6 +234,19 @@ class _Session:
                     self._settle(level, name, told, open_programs, placings)
         self._commit()
         return placings
+
+    def _spec(self, level: Level, programs: Sequence[str]) -> WorkerSpec:
+        rule = self._versions["rule"]
+        trained = [rule] if rule else [self._programs[program_hash] for program_hash in programs]
+        return WorkerSpec(
+            level.config.tasks,
+            schedule=self._versions["schedule"],
+            initial=prune(load("linear" if rule else "adamw")).to_json(),
+            memory_limit_mb=self._config.memory_limit_mb,
+            extended=any(extended_operations(Program.from_json(text)) for text in trained),
+            rule=rule,
+            base_factors=self._versions.get("base_factors", {}),
+        )
 
     def _submit(self, level: Level, programs: list[str], pool: WorkerPool, in_flight: dict[int, tuple[str, Request]]) -> None:
         """Gives the workers no more than they have room for: what a program needs next depends on what comes back."""

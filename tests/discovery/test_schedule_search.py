@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from stepsmith.discovery import ConfigError, SearchConfig, resume, search
 from stepsmith.discovery.evaluate import Evaluation, Status, Yardstick, outcome
 from stepsmith.discovery.evaluate.rates import base_factors, best_factor
+from stepsmith.discovery.evaluate.worker import evaluate, prepare
 from stepsmith.discovery.language import load, parse, with_schedule
 from stepsmith.discovery.ledger import Ledger
 from stepsmith.discovery.search import EvolutionConfig
@@ -49,6 +51,27 @@ def test_a_schedule_is_found_and_drops_into_a_training_run(run):
 def test_the_number_of_workers_changes_nothing(run, tmp_path):
     again = search(SMALL, tmp_path / "run", workers=2)
     assert again.digest() == run.digest() == resume(again.folder).digest()
+
+
+@pytest.mark.heavy
+def test_levels_tune_the_rule_and_rank_the_schedules(run, tmp_path):
+    level = LevelConfig("B", ("logistic~50",), 2, 1, (0.3, 1.0, 3.0), promote=1, beats=math.inf)
+    selected = search(
+        dataclasses.replace(SMALL, selection=SelectionConfig(levels=(level,), entrants=2)), tmp_path / "run", workers=1
+    ).selection()
+    (summary,) = selected.levels()
+    assert summary["entered"] == summary["placed"] == 2 and summary["passed"] == 1
+    assert selected.best().program.kind == "schedule" and "def discovered(init_value" in selected.export()
+    with Ledger.open(selected.folder / "ledger.sqlite") as ledger:
+        base = ledger.run().versions["base_factors"]["logistic~50"]
+        placed = {row.hash: row for row in ledger.levels()}
+        entered = {row.hash: row.text for row in ledger.programs()}
+    assert base == base_factors(load("adamw_corrected"), ["logistic~50"])["logistic~50"]
+    prepared = prepare("logistic~50", "constant")._replace(rule=load("adamw_corrected"), base_factor=base)
+    for name, row in placed.items():
+        found = json.loads(row.detail)["logistic~50"]
+        losses = [evaluate(prepared, parse(entered[name]), seed, found["factor"]).loss for seed in (101_500, 101_501)]
+        assert found["log_loss"] == pytest.approx(sum(map(math.log, losses)) / 2, abs=1e-4)
 
 
 @pytest.mark.heavy
@@ -109,7 +132,6 @@ REFUSED = {
         "a search of kind schedule cannot start from; shipped are cosine, linear, rex",
     ),
     "a schedule under schedules": ({"schedule": "cosine"}, "schedule must be constant"),
-    "levels": ({"selection": SelectionConfig(levels=(LevelConfig("B", ("logistic",)),))}, "leave selection out"),
     "a hurdle": ({"hurdle": 1.0}, "neither hurdle nor racing"),
     "a schedule as the rule": ({"rule": "rex"}, "'rex' is no update rule"),
     "a schedule where a rule is searched": ({"kind": "update", "initial": "rex"}, "set kind to schedule"),
