@@ -25,12 +25,12 @@ def live(program: Program) -> tuple[list[int], frozenset[str]]:
         Indices of the live statements, in order, and the names of the live states.
     """
     states, output = program.states, program.outputs[0]
+    backwards = list(enumerate(program.statements))[::-1]
     needed: set[str] = set()  # states whose value from the last step is read
     while True:
         wanted: set[Argument] = {output, *needed}
         kept: list[int] = []
-        for index in range(len(program.statements) - 1, -1, -1):
-            target, _, args = program.statements[index]
+        for index, (target, _, args) in backwards:
             if target in wanted:
                 wanted.discard(target)
                 wanted.update(args)
@@ -55,9 +55,12 @@ def prune(program: Program) -> Program:
         return update
     """
     kept, states = live(program)
-    statements = tuple(program.statements[index] for index in kept)
-    read = {argument for statement in statements for argument in statement.args}
-    return Program(statements, tuple(s for s in program.states if s in states), tuple(e for e in program.extra if e in read), program.kind)
+    statements = tuple([program.statements[index] for index in kept])
+    extra = program.extra
+    if extra:
+        read = {argument for statement in statements for argument in statement.args}
+        extra = tuple([name for name in extra if name in read])
+    return Program(statements, tuple([name for name in program.states if name in states]), extra, program.kind)
 
 
 def canonical_hash(program: Program) -> str:
