@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 from .. import config as configs
 from ..config import ConfigError
-from ..ledger import Ledger, TrialRow
+from ..ledger import TrialRow
 from . import baselines, looks, targets, workloads
 from .comparison import Pool, Standing, compare, pool_of
-from .runner import COMPARISON, LEDGER, check_kind
+from .runner import COMPARISON, held
 from .trial import SELF_TUNING_BUDGET, as_losses, entry
 
 
@@ -165,10 +165,8 @@ def read(path: Path) -> Comparison:
     Raises:
         LedgerError: there is none.
     """
-    with Ledger.open(path / LEDGER) as ledger:
-        run, rows = ledger.run(), ledger.trials()
-    check_kind(path, run.versions, COMPARISON)
-    return Comparison(path, configs.from_dict(EvaluateConfig, run.config), rows)
+    config, rows = held(path, COMPARISON)
+    return Comparison(path, configs.from_dict(EvaluateConfig, config), rows)
 
 
 def _curves(rows: Sequence[TrialRow]) -> list[tuple[float, ...]]:

@@ -65,7 +65,7 @@ def opened(path: Path, said: dict[str, Any], versions: dict[str, Any]) -> Iterat
         return
     with Ledger.open(path / LEDGER) as ledger:
         run = ledger.run()
-        check_kind(path, run.versions, versions["kind"])
+        _check_kind(path, run.versions, versions["kind"])
         for there, here in ((run.config, said), (run.versions, versions)):
             changed = next((key for key in {**there, **here} if not _grows(key, there.get(key), here.get(key))), None)
             if changed is not None:
@@ -77,7 +77,7 @@ def opened(path: Path, said: dict[str, Any], versions: dict[str, Any]) -> Iterat
         yield ledger
 
 
-def check_kind(path: Path, versions: dict[str, Any], kind: str) -> None:
+def _check_kind(path: Path, versions: dict[str, Any], kind: str) -> None:
     """Refuses a ledger that holds something else.
 
     Raises:
@@ -86,6 +86,18 @@ def check_kind(path: Path, versions: dict[str, Any], kind: str) -> None:
     there = versions.get("kind", "search")
     if there != kind:
         raise LedgerError(f"{path} holds a {there}, not a {kind}; give another folder")
+
+
+def held(path: Path, kind: str) -> tuple[dict[str, Any], list[TrialRow]]:
+    """The config and the rows of a folder's ledger; nothing is run.
+
+    Raises:
+        LedgerError: there is none, or it holds something else.
+    """
+    with Ledger.open(path / LEDGER) as ledger:
+        run, rows = ledger.run(), ledger.trials()
+    _check_kind(path, run.versions, kind)
+    return run.config, rows
 
 
 def _grows(key: str, there: Any, here: Any) -> bool:

@@ -17,9 +17,9 @@ from ... import config as configs
 from ...config import ConfigError
 from ...evaluate import Result, Status
 from ...evaluate.identity import digest_of
-from ...ledger import Ledger, TrialRow, locked
+from ...ledger import TrialRow, locked
 from .. import workloads
-from ..runner import BUDGET_STUDY, LEDGER, LOCK, OnProgress, check_kind, opened, run_jobs
+from ..runner import BUDGET_STUDY, LOCK, OnProgress, held, opened, run_jobs
 from ..trial import PLATEAU, Entry, as_json, as_losses, entries_of
 from .cell import MULTIPLE, CellRun, steps_at
 from .worker import CellJob, CellSpec, executable_of
@@ -158,10 +158,8 @@ def read(path: Path) -> BudgetStudy:
     Raises:
         LedgerError: there is none.
     """
-    with Ledger.open(path / LEDGER) as ledger:
-        run, rows = ledger.run(), ledger.trials()
-    check_kind(path, run.versions, BUDGET_STUDY)
-    config = configs.from_dict(BudgetConfig, run.config)
+    said, rows = held(path, BUDGET_STUDY)
+    config = configs.from_dict(BudgetConfig, said)
     return BudgetStudy(path, config, _cells(config, rows))
 
 
