@@ -71,8 +71,8 @@ class Evaluate:
     """of which the first to reach the target counts"""
     studies: int = STUDIES
     """of which the median counts"""
-    reference: Annotated[str | None, option("ENTRY", "adamw@linear, else the first")] = None
-    """what speed-ups are over"""
+    reference: Annotated[str | None, option("ENTRY", "adamw@linear, else the first; with --budgets none")] = None
+    """what speed-ups are over; with --budgets a schedule, which the others' losses are compared with"""
     alone: bool = False
     """leave the committed baselines out"""
     batch: int = 1
@@ -98,7 +98,7 @@ class Evaluate:
             self._check_budgets()
             entries = with_schedules(self.entries, self.schedules)
             study = BudgetConfig(entries, self.workloads, self.budgets, TRIALS_PER_RATE if self.trials is None else self.trials)
-            return compare_budgets(study, path, self.workers, going_on, self.json)
+            return compare_budgets(study, path, self.workers, going_on, self.reference, self.json)
         trials = TRIALS if self.trials is None else self.trials
         self._check(trials)
         entries = (targets.BASELINE,) if self.set_targets else self.entries
@@ -115,7 +115,7 @@ class Evaluate:
     def _check_budgets(self) -> None:
         """Refuses what a study of budgets has no place for."""
         usual = Evaluate()
-        of_comparisons = ("ruleset", "trials_per_study", "studies", "reference", "alone", "batch", "final", "set_targets", "keep")
+        of_comparisons = ("ruleset", "trials_per_study", "studies", "alone", "batch", "final", "set_targets", "keep")
         given = [f"--{name.replace('_', '-')}" for name in of_comparisons if getattr(self, name) != getattr(usual, name)]
         if given:
             raise ConfigError(f"{', '.join(given)}: of comparisons by time to target; leave it out, or --budgets")

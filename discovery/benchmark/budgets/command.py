@@ -13,7 +13,7 @@ from . import table
 from .study import BudgetConfig, BudgetStudy, evaluate_budgets
 
 
-def compare_budgets(config: BudgetConfig, path: Path, workers: int, going_on: Sequence[str], as_json: bool) -> int:
+def compare_budgets(config: BudgetConfig, path: Path, workers: int, going_on: Sequence[str], reference: str | None, as_json: bool) -> int:
     """Runs the study and prints its table; returns the exit code.
 
     Args:
@@ -21,14 +21,18 @@ def compare_budgets(config: BudgetConfig, path: Path, workers: int, going_on: Se
         path: its folder.
         workers: processes; 0 for one a core.
         going_on: the arguments of the command that goes on after Ctrl-C.
+        reference: the schedule that the others are compared with; None for none.
         as_json: print JSON, and nothing else.
     """
+    known = {entry.rpartition("@")[2] for entry in config.entries}
+    if reference is not None and reference not in known:
+        raise ConfigError(f"the reference {reference} takes no part; there are {', '.join(sorted(known))}")
     with counted(out, "cells", as_json) as on_progress:
         study = evaluate_budgets(config, path, workers, on_progress)
     if study.missing:
         sys.stderr.write(f"interrupted, {study.missing} cells are missing; go on with: stepsmith {shlex.join(going_on)}\n")
         return INTERRUPTED
-    return _report(study, as_json)
+    return _report(study, reference, as_json)
 
 
 def with_schedules(entries: Sequence[str], schedules: Sequence[str]) -> tuple[str, ...]:
@@ -46,19 +50,27 @@ def with_schedules(entries: Sequence[str], schedules: Sequence[str]) -> tuple[st
     return tuple(dict.fromkeys(found))
 
 
-def _report(study: BudgetStudy, as_json: bool) -> int:
+def _report(study: BudgetStudy, reference: str | None, as_json: bool) -> int:
     rows = table.rows(study.cells)
+    compared = [] if reference is None else table.against(study.cells, reference)
     table.write_csv(study.path / "cells.csv", study.cells)
     table.draw(study.path / "ranks.png", study.cells, f"{len(study.config.workloads)} workloads, learning rates tuned in multiples of 3")
     if as_json:
         cells = [{**cell._asdict(), "learning_rate": cell.learning_rate if cell.losses else None} for cell in study.cells]
-        return print_json({"schedules": rows, "cells": cells})
+        return print_json({"schedules": rows, "against": compared, "cells": cells})
     rules = list(dict.fromkeys(cell.rule for cell in study.cells))
     for rule in rules if len(rules) > 1 else ():
         out.print(f"{rule}: mean rank of each schedule, 1 is best", style="bold")
         print_table([table.as_text(row) for row in table.rows([cell for cell in study.cells if cell.rule == rule])], False)
     out.print(f"{'all rules' if len(rules) > 1 else rules[0]}: mean rank of each schedule, 1 is best", style="bold")
     print_table([table.as_text(row) for row in rows], False, "one schedule alone has no rank")
+    if reference is not None:
+        out.print(
+            f"log loss minus that of {reference}, mean over settings with 95 % interval; below 0 is better than {reference}", style="bold"
+        )
+        print_table(
+            [{k: f"{v:+.4f}" if isinstance(v, float) else "" if v is None else v for k, v in row.items()} for row in compared], False
+        )
     failed, at_edge = sum(not cell.losses for cell in study.cells), sum(cell.at_edge for cell in study.cells)
     out.print(f"{len(study.cells)} cells; in {failed} every learning rate failed, in {at_edge} the best was the last one tried")
     out.print(f"cells and picture: {study.path}")

@@ -6,8 +6,10 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from stepsmith.discovery import Run
 from stepsmith.discovery.benchmark import workloads
@@ -111,6 +113,23 @@ def test_ranks_shares_and_their_tables(tmp_path):
     assert (tmp_path / "ranks.png").stat().st_size > 10_000
 
 
+def test_schedules_against_one_of_them():
+    rng = np.random.default_rng(0)
+    cells, differences = [], {"linear": [], "step": []}
+    for budget in range(1, 11):
+        one = {name: rng.lognormal(size=3) for name in ("rex", "linear", "step")}
+        cells += [Cell("adam", name, SMALL, budget, 0.1, tuple(losses), False) for name, losses in one.items()]
+        for name in differences:
+            differences[name].append(np.log(one[name]).mean() - np.log(one["rex"]).mean())
+    found = {row["schedule"]: row for row in table.against([*cells, cell("failed", None, 3)], "rex")}
+    assert set(found) == {"linear", "step"}
+    for name, values in differences.items():
+        low, high = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+        row = found[name]
+        assert (row["settings"], row["won"]) == (10, sum(value < 0 for value in values))
+        np.testing.assert_allclose((row["log loss"], row["from"], row["to"]), (np.mean(values), low, high))
+
+
 def test_budgets_are_shares_of_the_steps():
     assert [steps_at(workloads.get("images_mlp"), budget) for budget in (1, 25, 100)] == [30, 750, 3_000]
     with pytest.raises(ValueError, match="give it budgets from 5 %"):
@@ -136,6 +155,7 @@ BAD = {
     "an option of comparisons": (["adam", "--batch", "2"], "--batch"),
     "a final variant": (["adam", "--workloads", "text_gru_final"], "is a final variant"),
     "a rule that averages": (["schedule_free_adamw@linear"], "averages in place of a schedule"),
+    "a reference that is not there": (["adam@rex", "--reference", "linear"], "takes no part; there are rex"),
     "unknown schedule": (["adam", "--schedules", "sinus"], "unknown schedule 'sinus'"),
 }
 
