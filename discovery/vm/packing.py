@@ -41,12 +41,12 @@ def unsupported(code: Bytecode) -> str:
     >>> from ..language import load
     >>> from .bytecode import Clock, assemble
     >>> unsupported(assemble(load("muon"), Clock.create(np.ones(1)), extended=True))
-    'has orthogonalize, an operation of the extended language'
+    'has num_columns, num_rows, on_matrices, orthogonalize, of the extended language'
     """
     found = code.instructions[: int(code.length), 0]
     names = list(OPCODES)
     if extended := sorted({names[opcode] for opcode in found if _EXTENDED[opcode]}):
-        return f"has {', '.join(extended)}, an operation of the extended language"
+        return f"has {', '.join(extended)}, of the extended language"
     if (count := int(_REDUCES[found].sum())) > MAX_REDUCTIONS:
         return f"has {count} reductions over parameters, the kernel keeps {MAX_REDUCTIONS}"
     return ""

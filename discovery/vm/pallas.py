@@ -105,7 +105,7 @@ def update(
         >>> scalars, states = np.stack([code.scalars[0] for code in codes]), jnp.zeros((2, 1, *w.shape[1:]))
         >>> step, _ = update(blocks, pack(codes), scalars, w, g, states, "gpu", interpret=True)
         >>> [f"{number:.4g}" for number in blocks.unflatten(step)[0][:, 0]]
-        ['0.05', '0.0001']
+        ['0.05', '0.00033']
     """
     if layout.num_rows == 0:
         return gradients, states

@@ -55,7 +55,7 @@ def population_machine(
         ...     w = jnp.ones(3)
         ...     return machine.update(0.5 * w, machine.init(w), w)[0][0]
         >>> [f"{number:.4g}" for number in jax.vmap(first_update)(candidates)]
-        ['-0.05', '-0.0001']
+        ['-0.05', '-0.00033']
     """
 
     def layout_of(params: optax.Params | None) -> Layout:
