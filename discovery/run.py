@@ -247,7 +247,7 @@ def search(
     if rule is not None:
         known |= {"rule": rule.to_json(), "base_factors": base_factors(rule, config.tasks)}
     with locked(path / LOCK), Ledger.create(path / LEDGER, path.name, configs.to_dict(config), known) as ledger:
-        _session(path, config, ledger, places, on_progress)
+        _session(path, config, ledger, places, devices.batch, on_progress)
     return _selected(path, config, places, on_progress)
 
 
@@ -307,7 +307,7 @@ def resume(
         if run.versions["format"] != FORMAT:
             raise ConfigError(f"the run has format {run.versions['format']}, this stepsmith {FORMAT}; start a new run")
         check_one_moment(ledger)
-        _session(path, config, ledger, places, on_progress)
+        _session(path, config, ledger, places, devices.batch, on_progress)
     return _selected(path, config, places, on_progress)
 
 
@@ -333,17 +333,25 @@ def _places(config: SearchConfig, devices: Devices, workers: int, usual: str) ->
     device = usual if devices.device == "auto" else devices.device
     if device != "cpu" and devices.cpu_workers > 0 and config.mode == "deterministic":
         raise ConfigError(f"cpu_workers beside a {device} need mode async: the two differ in the last bits of a result")
+    if devices.batch < 0:
+        raise ConfigError(f"batch must be 0 or more, got {devices.batch}")
+    if device == "cpu" and devices.batch > 1:
+        raise ConfigError(
+            f"batch {devices.batch} asked with device cpu, which trains one program at a time; leave it out, or use a gpu or tpu"
+        )
     return plan(device, workers, devices.cpu_workers, devices.memory_fraction)
 
 
-def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Place, ...], on_progress: OnProgress) -> None:
+def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Place, ...], batch: int, on_progress: OnProgress) -> None:
     known = ledger.run().versions
     yardsticks = {name: Yardstick(*values) for name, values in known["yardsticks"].items()}
     initial = Program.from_json(known["initial"])
     extended = config.language == "extended" or bool("rule" in known and extended_operations(Program.from_json(known["rule"])))
     inside = (prune(initial).to_json(), config.memory_limit_mb, extended)
     held = {name: known[name] for name in ("rule", "base_factors") if name in known}
-    spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, *inside, **held)
+    runs = config.in_flight * config.seeds_per_task * len(config.resolved().learning_rate_factors)
+    at_once = {"batch": batch, "in_flight": runs, "fixed_batch": config.mode == "deterministic"}
+    spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, *inside, **held, **at_once)
     try:
         _write(path / CONFIG, tomli_w.dumps(configs.to_dict(config)))
         with interruptible() as stop, WorkerPool(spec, places) as pool, _imports_frozen():

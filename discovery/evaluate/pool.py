@@ -49,6 +49,7 @@ class _Worker:
     identity: dict[str, str] = field(default_factory=dict)  # once ready
     time_limit: float | None = None  # seconds for one run; once ready
     affinity: str = ""  # of the latest job
+    batch: int = 1  # runs that it trains at once; beyond 1 all its jobs run together
 
 
 class WorkerPool:
@@ -57,7 +58,7 @@ class WorkerPool:
     A job whose worker dies or exceeds the time limit (20 times the measured time of the initial program) is tried
     once more while nothing else runs; if that costs a worker too, its status says so and the pool goes on. A job that runs
     out of memory is tried once more in the same way, in a fresh worker. A result that a worker was not asked for, or sends a
-    second time, is dropped.
+    second time, is dropped. A worker that trains in batches is given as many jobs as fill one.
 
     Args:
         spec: what each worker prepares.
@@ -91,7 +92,7 @@ class WorkerPool:
 
     def submit(self, job: Work) -> None:
         self._pending.append(job)
-        self._dispatch()
+        self._dispatch(batches=False)  # a batch waits for what else is submitted before the next poll
 
     def poll(self, timeout: float) -> list[Result]:
         """Waits up to ``timeout`` seconds for results."""
@@ -125,18 +126,29 @@ class WorkerPool:
         send(ours, asdict(self._spec) | limit)  # pyright: ignore[reportArgumentType]
         return _Worker(number, process, ours)
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, batches: bool = True) -> None:
         ready = [worker for worker in self._workers if worker.ready]
         if self._alone:
             if ready and not any(worker.jobs for worker in self._workers):
-                self._give(ready[0], self._alone.popleft())
+                self._give(ready[0], [self._alone.popleft()])
             return
         if any(job.key in self._strikes for worker in self._workers for job in worker.jobs):
             return
         for depth in range(QUEUE_PER_WORKER):
             for worker in ready:
-                if self._pending and len(worker.jobs) <= depth:
-                    self._give(worker, self._next_for(worker))
+                if not self._pending:
+                    return
+                if worker.batch == 1 and len(worker.jobs) <= depth:
+                    self._give(worker, [self._next_for(worker)])
+                elif worker.batch > 1 and batches and not worker.jobs:
+                    self._give(worker, self._next_batch(worker))
+
+    def _next_batch(self, worker: _Worker) -> list[Work]:
+        """The first jobs that fill a batch of the worker."""
+        jobs = [self._pending.popleft()]
+        while self._pending and sum(job.runs for job in jobs) + self._pending[0].runs <= worker.batch:
+            jobs.append(self._pending.popleft())
+        return jobs
 
     def _next_for(self, worker: _Worker) -> Work:
         """The first job that the worker is warm for, else the first that no other one is warm for, else the first."""
@@ -148,13 +160,14 @@ class WorkerPool:
                 return found
         return self._pending.popleft()
 
-    def _give(self, worker: _Worker, job: Work) -> None:
-        worker.affinity = job.affinity
+    def _give(self, worker: _Worker, jobs: list[Work]) -> None:
+        worker.affinity = jobs[-1].affinity
         if not worker.jobs:
             worker.since = time.monotonic()
-        worker.jobs.append(job)
-        with contextlib.suppress(OSError):  # it died; the next pump notices, with the job in its queue
-            send(worker.connection, asdict(job))  # pyright: ignore[reportArgumentType]
+        worker.jobs.extend(jobs)
+        messages = [asdict(job) for job in jobs]  # pyright: ignore[reportArgumentType]
+        with contextlib.suppress(OSError):  # it died; the next pump notices, with the jobs in its queue
+            send(worker.connection, {"jobs": messages} if worker.batch > 1 else messages[0])
 
     def _pump(self, timeout: float, results: list[Result]) -> None:
         by_connection = {worker.connection: worker for worker in self._workers}
@@ -174,12 +187,15 @@ class WorkerPool:
     def _limit(self, worker: _Worker) -> float:
         if worker.time_limit is None:
             return STARTUP_SECONDS
+        if worker.batch > 1:  # the time limit is for a batch; a run that cannot be in one takes no more
+            return worker.time_limit * max((job.runs for job in worker.jobs), default=1)
         return worker.time_limit * (worker.jobs[0].runs if worker.jobs else 1)
 
     def _receive(self, worker: _Worker, message: dict[str, Any], results: list[Result]) -> None:
         if "ready" in message:
             worker.since = time.monotonic()
             worker.ready, worker.identity, self._failed_starts = True, message["identity"], 0
+            worker.batch = message.get("batch", 1)
             worker.time_limit = self._time_limit or max(SHORTEST_TIME_LIMIT, TIME_LIMIT_FACTOR * message["ready"])
             return
         if not worker.jobs or message["key"] != worker.jobs[0].key:
@@ -187,7 +203,7 @@ class WorkerPool:
             return
         evaluations = worker.jobs[0].read(message["evaluations"])
         key = worker.jobs[0].key
-        if any(e.status is Status.OOM for e in evaluations) and key not in self._strikes:
+        if worker.batch == 1 and any(e.status is Status.OOM for e in evaluations) and key not in self._strikes:
             self._lost(worker, Status.OOM, results)  # it may be the worker that has too little left, not the job that wants too much
             return
         worker.since = time.monotonic()
@@ -196,16 +212,19 @@ class WorkerPool:
         results.append(Result(key, evaluations, None, worker.identity))
 
     def _lost(self, worker: _Worker, why: Status, results: list[Result]) -> None:
-        """Replaces a worker that is dead or has to go; its running job gets a strike, the waiting ones go back."""
+        """Replaces a worker that is dead or has to go; what it ran gets a strike, the waiting jobs go back.
+
+        Of a batch nobody knows whose fault it was: each of its jobs is tried alone.
+        """
         _kill(worker)
         self.workers_lost += 1
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts > len(self._workers):
                 raise WorkerError(f"workers die while they start; the last one said: {_tail(self._errors)}")
-        if worker.jobs:
-            job = worker.jobs.popleft()
-            self._pending.extendleft(reversed(worker.jobs))
+        running = [worker.jobs.popleft() for _ in range(len(worker.jobs) if worker.batch > 1 else min(len(worker.jobs), 1))]
+        self._pending.extendleft(reversed(worker.jobs))
+        for job in running:
             self._strikes[job.key] = self._strikes.get(job.key, 0) + 1
             if self._strikes[job.key] < STRIKES:
                 self._alone.append(job)

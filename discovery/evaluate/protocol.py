@@ -74,6 +74,10 @@ class WorkerSpec:
     extended: bool = False  # whether programs may be of the extended language
     rule: str = ""  # JSON of the rule that schedules are tried with
     base_factors: dict[str, float] = field(default_factory=dict)  # task -> factor of all learning rates; default: 1
+    batch: int = 1  # runs that a worker on an accelerator trains at once; 0: as many as fit, up to `in_flight`
+    in_flight: int = 1  # runs that may be asked for at a time
+    fixed_batch: bool = True  # whether results may not depend on what else is in a batch
+    machine: str = "auto"  # of batches: pallas on accelerators; xla is its reference and runs anywhere, slowly
 
 
 @dataclass(frozen=True)

@@ -4,105 +4,55 @@ Started by the pool as ``python -m stepsmith.discovery.evaluate.worker DESCRIPTO
 that is not elsewhere.
 """
 
-import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
-from ...schedules import registry as schedules
-from ...tasks import registry as tasks
-from ...tasks.base import load_on_device
-from ...tasks.training import CHUNK, chunk_length, make_runner
+from ...tasks.base import HostFed
 from .. import failpoints
-from ..language.compose import with_schedule
-from ..language.program import Program, ProgramError
-from ..language.types import infer
-from ..vm import Bytecode, Clock, assemble, register_machine
-from .extrapolate import Limits, at_checkpoints, chunk_limits
+from ..language.program import Program
+from ..vm import Bytecode, pallas
+from .batched import Batched, Trial, evaluate_batch, prepare_batch, warm_up
 from .fitness import Evaluation, Status, Yardstick, mean_score
 from .identity import identity
 from .process import limit_memory, run
 from .protocol import Job, WorkerSpec, receive, send
-
-_OUTCOMES = (Status.OK, Status.DIVERGED, Status.NONFINITE, Status.STOPPED)
-
-
-class Prepared(NamedTuple):
-    """A task ready to train any program."""
-
-    name: str
-    clock: Clock
-    num_chunks: int  # of steps, each of which a limit may end
-    run: Callable[[Bytecode, int, np.ndarray], Any]  # (code, seed, limits [chunks]) -> outcome of the training loop
-    extended: bool  # whether it runs programs of the extended language
-    rule: Program | None = None  # that schedules are tried with
-    base_factor: float = 1.0  # of all learning rates
+from .training_run import Prepared, evaluate, prepare
 
 
-def prepare(name: str, schedule: str, extended: bool = False) -> Prepared:
-    """Loads a task's data and makes its jitted loop; compiles at the first run."""
-    task = tasks.get(name)
-    data = load_on_device(task)
-    loop = make_runner(task, partial(register_machine, extended=extended))
-    relative = schedules.create(schedule, 1.0, task.steps)
-    clock = Clock.create(np.asarray(jax.vmap(relative)(np.arange(task.steps))))
-    num_chunks = task.steps // chunk_length(task.steps, CHUNK)
-    return Prepared(name, clock, num_chunks, lambda code, seed, limits: loop(data, code, seed, limits), extended)
+def evaluate_all(prepared: Mapping[str, Prepared], yardsticks: Mapping[str, Yardstick], job: Job) -> list[Evaluation]:
+    """The runs of a job, one after the other up to its end."""
+    program = Program.from_json(job.program)
+
+    def train(name: str, seed: int, factor: float) -> Evaluation:
+        return evaluate(prepared[name], program, seed, factor, job.limits, job.curves)
+
+    return in_order(train, tuple(prepared), yardsticks, job)
 
 
-def evaluate(
-    prepared: Prepared, program: Program, seed: int, learning_rate_factor: float = 1.0, limits: Limits = (), curve: bool = False
-) -> Evaluation:
-    """One training run; every failure that leaves the process alive becomes a status.
-
-    Args:
-        prepared: the task.
-        program: the rule, or a schedule where the task was prepared with a rule.
-        seed: of the initial parameters and the batches.
-        learning_rate_factor: of the update as a whole.
-        limits: of the training loss; those of other tasks and factors do not count.
-        curve: whether the evaluation holds the training losses at the checkpoints.
-    """
-    start = time.perf_counter()
-    try:
-        infer(program)
-        rule = with_schedule(prepared.rule, program) if prepared.rule is not None else program
-        code = assemble(rule, prepared.clock, learning_rate_factor * prepared.base_factor, prepared.extended)
-        chunks = chunk_limits(limits, prepared.name, learning_rate_factor, prepared.num_chunks)
-        result = jax.block_until_ready(prepared.run(code, seed, chunks))
-    except ProgramError:
-        return Evaluation(prepared.name, seed, learning_rate_factor, Status.INVALID, None, 0, time.perf_counter() - start)
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return Evaluation(prepared.name, seed, learning_rate_factor, Status.OOM, None, 0, time.perf_counter() - start)
-    status, loss = _OUTCOMES[int(result.status)], float(result.loss)
-    if status is Status.OK and not math.isfinite(loss):
-        status = Status.NONFINITE
-    points = at_checkpoints(result.curve.tolist()) if curve and status is Status.OK else ()
-    seconds = time.perf_counter() - start
-    loss = loss if status is Status.OK else None
-    return Evaluation(prepared.name, seed, learning_rate_factor, status, loss, int(result.steps), seconds, points)
-
-
-def evaluate_all(prepared: dict[str, Prepared], yardsticks: Mapping[str, Yardstick], job: Job) -> list[Evaluation]:
+def in_order(
+    train: Callable[[str, int, float], Evaluation], tasks: Sequence[str], yardsticks: Mapping[str, Yardstick], job: Job
+) -> list[Evaluation]:
     """The runs of a job in a fixed order, up to the first failure or until their mean is above its hurdle.
 
     The factors of a seed belong together; the largest comes first, for it is the one that a rule most often fails at. Where the best
     factor counts, the smallest comes first, and a failure ends the job only if no smaller factor is left without one.
+
+    Args:
+        train: what makes a run of a task, a seed and a factor.
+        tasks: of the worker, in its order.
+        yardsticks: for jobs with a hurdle.
+        job: what is asked.
     """
-    program = Program.from_json(job.program)
     done: list[Evaluation] = []
-    for name in job.tasks or prepared:
+    for name in job.tasks or tasks:
         for seed in job.seeds:
             failed = False
             for factor in sorted(job.learning_rate_factors, reverse=not job.best_factor):
-                done.append(evaluate(prepared[name], program, seed, factor, job.limits, job.curves))
+                done.append(train(name, seed, factor))
                 failed = done[-1].status is not Status.OK
                 if failed and not job.best_factor:
                     return done
@@ -111,6 +61,41 @@ def evaluate_all(prepared: dict[str, Prepared], yardsticks: Mapping[str, Yardsti
             if job.hurdle is not None and mean_score(done, yardsticks) > job.hurdle:
                 return done
     return done
+
+
+class _NotTrained(Exception):
+    """A run that is needed next; its task."""
+
+
+def evaluate_together(batches: Mapping[str, Batched], yardsticks: Mapping[str, Yardstick], jobs: Sequence[Job]) -> list[list[Evaluation]]:
+    """The runs of several jobs: task by task all runs of the jobs that have come so far, in batches.
+
+    Each job's answer is the same as alone: what was trained beyond its end is left out.
+    """
+    programs = [Program.from_json(job.program) for job in jobs]
+    known: dict[tuple[int, str, int, float], Evaluation] = {}
+    answers: dict[int, list[Evaluation]] = {}
+
+    def trained(index: int, *asked: Any) -> Evaluation:
+        if (index, *asked) not in known:
+            raise _NotTrained(asked[0])
+        return known[index, *asked]
+
+    while len(answers) < len(jobs):
+        wanted: dict[str, list[tuple[int, Trial]]] = {}
+        for index, job in enumerate(jobs):
+            if index in answers:
+                continue
+            try:
+                answers[index] = in_order(partial(trained, index), tuple(batches), yardsticks, job)
+            except _NotTrained as missing:
+                pairs = [(seed, factor) for seed in job.seeds for factor in job.learning_rate_factors]
+                trials = [(index, Trial(programs[index], *pair, job.limits, job.curves)) for pair in pairs]
+                wanted.setdefault(str(missing), []).extend(trials)
+        for name, trials in wanted.items():
+            found = evaluate_batch(batches[name], [trial for _, trial in trials])
+            known |= {(i, name, t.seed, t.learning_rate_factor): one for (i, t), one in zip(trials, found, strict=True)}
+    return [answers[index] for index in range(len(jobs))]
 
 
 def serve(connection: Connection) -> None:
@@ -123,23 +108,51 @@ def serve(connection: Connection) -> None:
         name: prepare(name, spec.schedule, spec.extended)._replace(rule=rule, base_factor=spec.base_factors.get(name, 1.0))
         for name in spec.tasks
     }
-    seconds = 0.0
-    for task in prepared.values():
-        evaluate(task, initial, 0)  # compiles
-        seconds += evaluate(task, initial, 0).seconds
+    batches = _batches(prepared, spec)
+    seconds = sum(warm_up(batched, initial) for batched in batches.values()) if batches else _compiled(prepared, initial)
     limit_memory(spec.memory_limit_mb)
     prepared = {name: _fallible(task) for name, task in prepared.items()}
     yardsticks = {name: Yardstick(*values) for name, values in spec.yardsticks.items()}
-    send(connection, {"ready": seconds, "identity": identity()})
+    of_batches = next(iter(batches.values())).identity if batches else {}
+    capacity = min((batched.capacity for batched in batches.values()), default=1)
+    send(connection, {"ready": seconds, "identity": identity() | of_batches, "batch": capacity})
     late: list[dict[str, Any]] = []
     while True:
-        job = Job(**receive(connection))
+        message = receive(connection)
+        jobs = [Job(**job) for job in message.get("jobs", [message])]
         failpoints.reached("worker.receive")
-        answer = {"key": job.key, "evaluations": evaluate_all(prepared, yardsticks, job)}
-        fault = failpoints.reached("worker.send")
-        for message in (answer, *late, *([answer] if fault == "duplicate" else [])):
-            send(connection, message)
-        late = [answer] if fault == "late" else []
+        if batches:
+            failpoints.reached("worker.evaluate")
+            found: Iterable[list[Evaluation]] = evaluate_together(batches, yardsticks, jobs)
+        else:
+            found = (evaluate_all(prepared, yardsticks, job) for job in jobs)
+        for job, evaluations in zip(jobs, found, strict=True):
+            answer = {"key": job.key, "evaluations": evaluations}
+            fault = failpoints.reached("worker.send")
+            for each in (answer, *late, *([answer] if fault == "duplicate" else [])):
+                send(connection, each)
+            late = [answer] if fault == "late" else []
+
+
+def _compiled(prepared: Mapping[str, Prepared], program: Program) -> float:
+    """Compiles every task's loop; the seconds of a run on each."""
+    return sum([evaluate(task, program, 0).seconds for _ in range(2)][1] for task in prepared.values())
+
+
+def _batches(prepared: Mapping[str, Prepared], spec: WorkerSpec) -> dict[str, Batched]:
+    """How each task is trained in batches; empty where this worker trains one program at a time.
+
+    On a CPU it does so unless the spec names a machine: there a batch runs every branch of an instruction. So it does where the host
+    feeds a task.
+    """
+    machine = spec.machine if spec.machine != "auto" else "pallas"
+    here = spec.machine != "auto" or pallas.available() is not None
+    if spec.batch == 1 or not here or any(isinstance(task.task, HostFed) for task in prepared.values()):
+        return {}
+    most = 1 << (spec.in_flight - 1).bit_length()
+    batches = {name: prepare_batch(task, spec.batch, spec.fixed_batch, machine) for name, task in prepared.items()}  # pyright: ignore[reportArgumentType]
+    capacity = min(most, *(batched.capacity for batched in batches.values()))
+    return {name: batched._replace(capacity=capacity) for name, batched in batches.items()}
 
 
 def _fallible(task: Prepared) -> Prepared:

@@ -21,12 +21,12 @@ from ..language.ops import EPS, OPS, Shape
 RowFn = Callable[..., Any]
 
 ROWS_READ: dict[str, int] = {}
-_ELEMENTWISE: dict[str, RowFn] = {}
+ELEMENTWISE: dict[str, RowFn] = {}
 
 
 def _opcode(name: str, rows_read: int, fn: RowFn) -> None:
     ROWS_READ[name] = rows_read
-    _ELEMENTWISE[name] = fn
+    ELEMENTWISE[name] = fn
 
 
 def _from_table() -> None:
@@ -52,8 +52,8 @@ _opcode("lin", 2, lambda a, b, s, t: s * a + t * b)
 _opcode("lin_square", 2, lambda a, b, s, t: s * jnp.square(a) + t * b)
 _opcode("divide_sqrt", 2, lambda a, b, s, t: a / (jnp.sqrt(jnp.abs(b)) + EPS))
 
-_REDUCTIONS = {"norm": 1, "global_norm": 1, "dot": 2, "cosine_sim": 2, "clip": 1, "clip_row": 2}
-ROWS_READ |= _REDUCTIONS
+REDUCTIONS = {"norm": 1, "global_norm": 1, "dot": 2, "cosine_sim": 2, "clip": 1, "clip_row": 2}
+ROWS_READ |= REDUCTIONS
 EXTENDED: tuple[str, ...] = tuple(op.name for op in OPS.values() if op.extended)
 ROWS_READ |= {name: OPS[name].arity for name in EXTENDED}
 
@@ -75,7 +75,7 @@ def branches(shapes: tuple[tuple[int, ...], ...], extended: bool = False) -> lis
     if extended:
         special |= _of_matrices(shapes)
     names = [name for name in OPCODES if extended or name not in EXTENDED]
-    return [special[name] if name in special else _elementwise(_ELEMENTWISE[name], ROWS_READ[name]) for name in names]
+    return [special[name] if name in special else _elementwise(ELEMENTWISE[name], ROWS_READ[name]) for name in names]
 
 
 def _row(registers: jax.Array, index: jax.Array) -> jax.Array:

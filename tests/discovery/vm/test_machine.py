@@ -1,15 +1,12 @@
 """The register machine computes what the interpreter does, for any program, with one executable."""
 
-from random import Random
-
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepsmith.discovery.language import ProgramError, canonical_hash, extended_operations, load, names, parse
-from stepsmith.discovery.search import MutationConfig, mutate
+from stepsmith.discovery.language import ProgramError, canonical_hash, load, names, parse
 from stepsmith.discovery.vm import Clock, assemble, register_machine
 from stepsmith.discovery.vm.bytecode import MAX_INSTRUCTIONS, NUM_SCALARS
 from stepsmith.discovery.vm.opcodes import EXTENDED, OPCODES, ROWS_READ, branches
@@ -31,19 +28,6 @@ def _close(a, b, rtol=RTOL):
     b = np.where(np.isfinite(b), b, 0)
     with np.errstate(over="ignore"):
         return bool(np.all(np.abs(np.where(np.isfinite(a), a, 0) - b) <= rtol * np.abs(b).max(1, keepdims=True)))
-
-
-PAPER = [name for name in names() if not extended_operations(load(name))]
-
-
-def _random_programs(count, mutations, shipped=PAPER, extended=False):
-    config = MutationConfig(max_statements=48 if extended else 20)
-    for index in range(count):
-        random = Random(index)
-        program = load(shipped[index % len(shipped)])
-        for _ in range(1 + int(random.random() * mutations)):
-            program = mutate(program, canonical_hash(program), random, config, extended).program
-        yield program
 
 
 PROGRAMS = {
@@ -114,15 +98,15 @@ def test_programs(case, machine, interpret):
 EDGES = {"arcsin", "arccos", "arctanh", "arccosh"}
 
 
-@pytest.mark.parametrize(("count", "shipped", "extended"), [(160, PAPER, False), (60, names(), True)])
-def test_random_mutants(count, shipped, extended, machine, interpret):
+@pytest.mark.parametrize(("count", "extended"), [(160, False), (60, True)])
+def test_random_mutants(count, extended, random_programs, machine, interpret):
     """Ill-conditioned mutants (sine of a huge number, a difference that cancels, the sign of one) are told by nudging their gradients.
 
     They amplify the last bits, in which the two sides may differ, so nothing can be asked of them. No nudge tells those at the edge of
     an operation's domain, such as the arccosine of a cosine of -1: they are undefined on one side alone.
     """
     failed, ill_conditioned = [], 0
-    for program in _random_programs(count, 8, shipped, extended):
+    for program in random_programs(count, 8, extended):
         expected = interpret(program)
         found = machine(program)
         if not _close(found, expected):
@@ -198,7 +182,7 @@ def test_special_values_pass_through_the_machine(record):
     assert checked > 80
 
 
-def test_one_compile_for_a_thousand_programs():
+def test_one_compile_for_a_thousand_programs(random_programs):
     chex.clear_trace_counter()
     gradients, params = jnp.linspace(-1, 1, 8).reshape(2, 4), jnp.linspace(0.5, 2, 4)
 
@@ -210,7 +194,7 @@ def test_one_compile_for_a_thousand_programs():
 
     clock = Clock.create(np.array([1.0, 0.5]))
     hashes, outputs = set(), set()
-    for program in _random_programs(1500, 2):
+    for program in random_programs(1500, 2):
         if canonical_hash(program) not in hashes:
             hashes.add(canonical_hash(program))
             outputs.add(np.asarray(run(assemble(program, clock))).tobytes())

@@ -1,0 +1,272 @@
+"""Many candidates at once, for accelerators: gradients under `vmap`, the update by the population kernel.
+
+Between chunks of steps the host looks which runs have ended; once the others fit into half the batch's shape, they are moved
+together and go on in it, for under `vmap` a run that has ended costs as much as one that goes on. The shape decides the last bits
+of a result, so with `fixed` a batch keeps it, filled up with copies, and a result does not depend on what is beside it.
+
+What the kernel has no form of runs alone on the machine of `training_run.evaluate`: programs with operations on matrices
+(`vm.packing.unsupported`), and tasks that the host feeds.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...tasks.base import HostFed
+from ...tasks.training import CHUNK, OK, chunk_length, start, take_steps
+from ..language import load
+from ..language.program import MAX_STATES, Program, ProgramError
+from ..vm import Bytecode, packing, pallas, register_machine
+from ..vm.population import Candidates, population_machine
+from .extrapolate import Limits, at_checkpoints, chunk_limits
+from .fitness import Evaluation, Status
+from .training_run import OUTCOMES, Prepared, bytecode, evaluate, out_of_memory
+
+Machine = Literal["pallas", "xla"]
+
+LARGEST = 4096  # runs in a batch
+SHAPES = 3  # of a batch: full, half, quarter; each is compiled
+_STATES = (2, MAX_STATES)  # rows of states that a batch may carry; each is compiled
+_SHARE = 0.6  # of the free memory; the rest is for moving runs together and for what the estimate does not see
+_SAMPLE = 8  # runs whose memory is measured
+
+
+class Trial(NamedTuple):
+    """One training run to be done."""
+
+    program: Program
+    seed: int
+    learning_rate_factor: float = 1.0
+    limits: Limits = ()  # of the training loss, as `training_run.evaluate` has them
+    curve: bool = False  # whether the evaluation holds the training losses at the checkpoints
+
+
+class Batched(NamedTuple):
+    """A task ready to train many programs at once."""
+
+    prepared: Prepared
+    capacity: int  # runs in a batch
+    fixed: bool  # whether a batch keeps its shape
+    machine: Machine
+    chunk: int  # steps
+    begin: Callable[..., Any]  # (argument, keys, number of states) -> the runs' training states
+    advance: Any  # a jitted function: (data, argument, training states) -> the same, mean losses [runs], statuses [runs]
+    finish: Callable[..., Any]  # (data, training states) -> validation losses [runs]
+
+    @property
+    def shapes(self) -> tuple[int, ...]:
+        """Sizes of batches, the largest first."""
+        return (self.capacity,) if self.fixed else tuple(max(self.capacity >> i, 1) for i in range(SHAPES))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What of a batch decides the last bits of its results, for `identity.identity`."""
+        return {"batch": f"{self.capacity} {'fixed' if self.fixed else 'compacted'}", "machine": self.machine}
+
+
+def prepare_batch(
+    prepared: Prepared, capacity: int = 0, fixed: bool = False, machine: Machine = "pallas", interpret: Any = False
+) -> Batched:
+    """The functions that train a batch; each compiles at its first run with a shape.
+
+    Args:
+        prepared: the task, from `training_run.prepare`.
+        capacity: runs in a batch; 0: the largest power of two up to 4,096 that fits into the device's free memory.
+        fixed: whether every batch has the full shape to its end.
+        machine: the kernel, or its reference under `vmap`, which runs every branch at each instruction.
+        interpret: simulates the kernel on any device, slowly; as of `vm.pallas.update`.
+
+    Raises:
+        KernelError: this process has no device that the kernel runs on. ValueError: the task is fed by the host.
+    """
+    task = prepared.task
+    if isinstance(task, HostFed):
+        raise ValueError(f"task {prepared.name} is fed by the host and cannot be trained in batches; train its programs one at a time")
+    target = pallas.require(interpret) if machine == "pallas" else None
+    length = chunk_length(task.steps, CHUNK)
+
+    def transformation(argument: Any, num_states: int) -> Any:
+        if target is None:
+            return register_machine(argument, prepared.extended)
+        return population_machine(argument, num_states, target, interpret)
+
+    @partial(jax.jit, static_argnums=2)
+    def begin(argument: Any, keys: Any, num_states: int) -> Any:
+        return jax.vmap(lambda each, key: start(task, transformation(each, num_states), key))(argument, keys)
+
+    @partial(jax.jit, donate_argnums=2)
+    def advance(data: Any, argument: Any, carries: Any) -> Any:
+        # The number of states matters where they are made, not here.
+        step = jax.vmap(lambda each, carry: take_steps(task, transformation(each, 1), data, carry, length))
+        carries, losses, statuses = step(argument, carries)
+        return carries, jnp.mean(losses, 1), statuses
+
+    @jax.jit
+    def finish(data: Any, carries: Any) -> Any:
+        batch = task.examples(data, "validation")
+        return jax.vmap(lambda carry: task.metric(carry.params, carry.state, batch)["loss"])(carries)
+
+    batched = Batched(prepared, capacity, fixed, machine, length, begin, advance, finish)
+    return batched if capacity else batched._replace(capacity=_fitting(batched))
+
+
+def evaluate_batch(batched: Batched, trials: Sequence[Trial]) -> list[Evaluation]:
+    """Training runs side by side; each comes to what `training_run.evaluate` makes of it, up to rounding.
+
+    Args:
+        batched: the task, from `prepare_batch`.
+        trials: any number; beyond the capacity they are trained one batch after the other.
+
+    Returns:
+        An evaluation for each trial, in their order. Its seconds are its share of the batch's.
+
+    Example:
+        >>> from ..language import load
+        >>> from .training_run import prepare
+        >>> batched = prepare_batch(prepare("quadratic", "linear"), 2, machine="xla")
+        >>> runs = evaluate_batch(batched, [Trial(load("sgd"), 0), Trial(load("lion"), 1)])
+        >>> [(run.seed, str(run.status), run.steps) for run in runs]
+        [(0, 'ok', 200), (1, 'ok', 200)]
+    """
+    codes = _assembled(batched, trials)
+    together = [index for index, code in enumerate(codes) if code is not None]
+    results: dict[int, Evaluation] = {}
+    for first in range(0, len(together), batched.capacity):
+        part = together[first : first + batched.capacity]
+        found = _train_or_halve(batched, [codes[i] for i in part], [trials[i] for i in part])
+        results.update(zip(part, found, strict=True))
+    alone = (index for index in range(len(trials)) if index not in results)
+    results.update((index, evaluate(batched.prepared, *trials[index])) for index in alone)
+    return [results[index] for index in range(len(trials))]
+
+
+def warm_up(batched: Batched, program: Program) -> float:
+    """Compiles every shape of a batch and returns the seconds that a full one takes with the program, or the program alone if more."""
+    for size in batched.shapes:
+        for num_states in _STATES if batched.machine == "pallas" else _STATES[:1]:
+            code = bytecode(batched.prepared, program, 1.0)
+            _train(batched, [code] * size, [Trial(program, 0)] * size, num_states)
+    alone = [evaluate(batched.prepared, program, 0).seconds for _ in range(2)][1]  # the first one compiles
+    begin = time.perf_counter()
+    evaluate_batch(batched, [Trial(program, 0)] * batched.capacity)
+    return max(time.perf_counter() - begin, alone)
+
+
+def _assembled(batched: Batched, trials: Sequence[Trial]) -> list[Bytecode | None]:
+    """The bytecode of each trial; None for what runs alone, or fails there."""
+
+    @cache
+    def of(program: Program, factor: float) -> Bytecode | None:
+        try:
+            code = bytecode(batched.prepared, program, factor)
+        except ProgramError:
+            return None
+        return None if batched.machine == "pallas" and packing.unsupported(code) else code
+
+    return [of(trial.program, trial.learning_rate_factor) for trial in trials]
+
+
+def _train_or_halve(batched: Batched, codes: Sequence[Any], trials: Sequence[Trial]) -> list[Evaluation]:
+    """What does not fit into memory is tried in two halves; a single run that does not is a failure of its program."""
+    try:
+        return _train(batched, codes, trials)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+    if len(trials) == 1:
+        return [evaluate(batched.prepared, *trials[0])]
+    half, smaller = len(trials) // 2, batched._replace(capacity=max(batched.capacity // 2, 1))
+    parts = (slice(None, half), slice(half, None))
+    return [one for part in parts for one in _train_or_halve(smaller, codes[part], trials[part])]
+
+
+def _train(batched: Batched, codes: Sequence[Bytecode], trials: Sequence[Trial], num_states: int = 0) -> list[Evaluation]:
+    begin = time.perf_counter()
+    prepared, count = batched.prepared, len(trials)
+    places = np.arange(_shape(batched, count)) % count  # which trial is where; those behind the first `count` fill the shape
+    argument, keys = _argument(batched, [codes[int(i)] for i in places]), _keys([trials[int(i)].seed for i in places])
+    wanted = num_states or max(packing.num_states(code) for code in codes)
+    carries = batched.begin(argument, keys, next(each for each in _STATES if each >= wanted))
+    limits = np.stack([chunk_limits(t.limits, prepared.name, t.learning_rate_factor, prepared.num_chunks) for t in trials])
+    curves = np.full((count, prepared.num_chunks), np.nan, np.float32)
+    statuses, losses, chunks = np.zeros(count, int), np.full(count, np.nan), np.zeros(count, int)
+    places[count:] = -1
+    for chunk in range(prepared.num_chunks):
+        carries, means, found = batched.advance(prepared.data, argument, carries)
+        means, found = np.asarray(means), np.asarray(found)
+        going = np.flatnonzero((places >= 0) & (statuses[places] == OK))
+        runs = places[going]
+        curves[runs, chunk], chunks[runs] = means[going], chunk + 1
+        stopped = (found[going] == OK) & (means[going] > limits[runs, chunk])
+        statuses[runs] = np.where(stopped, OUTCOMES.index(Status.STOPPED), found[going])
+        going = going[statuses[runs] == OK]
+        if not len(going):
+            break
+        smaller = len(places) if batched.fixed else _shape(batched, len(going))
+        if smaller < len(places):
+            kept = np.resize(going, smaller)
+            argument, carries = _taken((argument, carries), jnp.asarray(kept))
+            places = np.where(np.arange(smaller) < len(going), places[kept], -1)
+    alive = np.flatnonzero((places >= 0) & (statuses[places] == OK))
+    if len(alive):
+        losses[places[alive]] = np.asarray(batched.finish(prepared.data, carries))[alive]
+    seconds = (time.perf_counter() - begin) / count
+    return [
+        _evaluation(batched, trial, OUTCOMES[statuses[i]], float(losses[i]), int(chunks[i]), seconds, curves[i])
+        for i, trial in enumerate(trials)
+    ]
+
+
+def _evaluation(batched: Batched, trial: Trial, status: Status, loss: float, chunks: int, seconds: float, curve: np.ndarray) -> Evaluation:
+    if status is Status.OK and not np.isfinite(loss):
+        status = Status.NONFINITE
+    ok = status is Status.OK
+    points = at_checkpoints(curve.tolist()) if trial.curve and ok else ()
+    asked = (batched.prepared.name, trial.seed, trial.learning_rate_factor)
+    return Evaluation(*asked, status, loss if ok else None, chunks * batched.chunk, seconds, points)
+
+
+def _shape(batched: Batched, count: int) -> int:
+    """The smallest shape that so many runs fit into."""
+    return min(shape for shape in batched.shapes if shape >= count)
+
+
+def _argument(batched: Batched, codes: Sequence[Bytecode]) -> Any:
+    gathered = Candidates.of(codes) if batched.machine == "pallas" else jax.tree.map(lambda *each: np.stack(each), *codes)
+    return jax.device_put(gathered)
+
+
+def _keys(seeds: Sequence[int]) -> jax.Array:
+    different = sorted(set(seeds))
+    return jnp.stack([jax.random.key(seed) for seed in different])[np.searchsorted(different, seeds)]
+
+
+@jax.jit
+def _taken(tree: Any, places: jax.Array) -> Any:
+    return jax.tree.map(lambda x: x[places], tree)
+
+
+def _fitting(batched: Batched) -> int:
+    """The largest power of two of runs that fits, by the memory that the compiler states for a few."""
+    data, program = batched.prepared.data, load("adamw")
+    argument = _argument(batched, [bytecode(batched.prepared, program, 1.0)] * _SAMPLE)
+    carries = batched.begin(argument, _keys([0] * _SAMPLE), MAX_STATES)
+    memory = batched.advance.lower(data, argument, carries).compile().memory_analysis()
+    shared = sum(leaf.nbytes for leaf in jax.tree.leaves(data))
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+    fit = int(_SHARE * _free_memory()) * _SAMPLE // max(total - shared, 1)
+    return 1 << min(max(fit, 1), LARGEST).bit_length() - 1
+
+
+def _free_memory() -> int:
+    """Bytes that the default device has left."""
+    stats = jax.devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

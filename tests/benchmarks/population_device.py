@@ -1,0 +1,167 @@
+"""Candidates a second: batches on the population kernel, the CPU's one at a time, and compiled optax rules under vmap.
+
+    python tests/benchmarks/population_device.py [--quick]
+
+`population_cases` is for a device's script; run by hand it prints its rows as JSON lines. All sides take the same mutants of AdamW from
+program to validation loss, whole runs of the task. The CPU path runs in a process of its own on one core, so `cpu_one_core` is to be
+taken times the cores that a search would use. The optax side is one rule (AdamW) at as many learning rates: what a compiler can do
+with a population whose program it knows. --quick is a smoke on any machine: few candidates, few steps, the kernel simulated.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from random import Random
+from typing import Any
+
+TASKS = ("digits_mlp", "stdlib_lm")
+SIZES = (64, 256, 1024, 4096)
+REPEATS = 5
+QUICK_STEPS = 20
+
+
+def candidates(count: int) -> list[Any]:
+    """Different mutants of AdamW that the kernel runs."""
+    from stepsmith.discovery.language import canonical_hash, load
+    from stepsmith.discovery.search import MutationConfig, mutate
+
+    found: dict[str, Any] = {}
+    parent, seed = load("adamw"), 0
+    while len(found) < count:
+        child = mutate(parent, canonical_hash(parent), Random(seed), MutationConfig())
+        found.setdefault(child.hash, child.program)
+        seed += 1
+        if seed % 4 == 0:  # further from AdamW every few children, for its own are fewer than a population
+            parent = child.program
+        if seed % 40 == 0:
+            parent = load("adamw")
+    return list(found.values())
+
+
+def prepared_task(name: str, quick: bool) -> Any:
+    """The task, or a short one."""
+    from stepsmith.discovery.evaluate.training_run import prepare_task
+    from stepsmith.tasks import get
+
+    return prepare_task(dataclasses.replace(get(name), steps=QUICK_STEPS) if quick else get(name), "linear")
+
+
+def cpu_rate(name: str, quick: bool) -> float:
+    """Candidates a second of a process that trains one at a time on one core of this host's CPU."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "1"}
+    command = [sys.executable, os.path.abspath(__file__), "--cpu", name, *(["--quick"] if quick else [])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the CPU side failed: {done.stderr.strip().splitlines()[-1]}")
+    return float(done.stdout.split()[-1])
+
+
+def one_at_a_time(name: str, quick: bool) -> float:
+    """What `cpu_rate` asks its process for."""
+    from stepsmith.discovery.evaluate.training_run import evaluate
+
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    prepared = prepared_task(name, quick)
+    programs = candidates(8 if quick else 64)
+    evaluate(prepared, programs[0], 0)  # compiles
+    begin = time.perf_counter()
+    for program in programs:
+        evaluate(prepared, program, 0)
+    return len(programs) / (time.perf_counter() - begin)
+
+
+def optax_rate(prepared: Any, size: int, repeats: int) -> float:
+    """Candidates a second of `optax.adamw` at as many learning rates, one compiled loop under vmap."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from stepsmith.tasks.training import make_run
+
+    run = make_run(prepared.task, optax.adamw)
+    train = jax.jit(jax.vmap(lambda data, rate, key: run(data, rate, key).loss, in_axes=(None, 0, None)))
+    rates, key = jnp.geomspace(1e-4, 1e-2, size), jax.random.key(0)
+    return size / _median_seconds(lambda: jax.block_until_ready(train(prepared.data, rates, key)), repeats)
+
+
+def batch_rate(prepared: Any, size: int, repeats: int, simulated: bool) -> float:
+    """Candidates a second in batches on the population kernel, from programs to losses."""
+    from stepsmith.discovery.evaluate.batched import Trial, evaluate_batch, prepare_batch
+
+    batched = prepare_batch(prepared, size, interpret=simulated)
+    trials = [Trial(program, 0) for program in candidates(size)]
+    return size / _median_seconds(lambda: evaluate_batch(batched, trials), repeats)
+
+
+def _median_seconds(action: Any, repeats: int) -> float:
+    action()  # compiles
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - begin)
+    return statistics.median(seconds)
+
+
+def population_cases(
+    quick: bool = False, tasks: tuple[str, ...] = TASKS, sizes: tuple[int, ...] = SIZES, repeats: int = REPEATS
+) -> Iterator[dict[str, Any]]:
+    """A row for each task and size of the population; a side that does not fit into memory has None.
+
+    Args:
+        quick: a smoke that any machine can run, with the kernel simulated where there is no device; its figures mean nothing.
+        tasks: by name.
+        sizes: of the population.
+        repeats: of which the median counts.
+
+    Yields:
+        task, candidates, parameters, then candidates a second: batch, optax_vmap, cpu_one_core, and the ratios of the first to those.
+    """
+    import jax
+
+    from stepsmith.discovery.vm import pallas
+
+    if quick:
+        tasks, sizes, repeats = tasks[:1], (4,), 1
+    for name in tasks:
+        cpu, prepared = cpu_rate(name, quick), prepared_task(name, quick)
+        params = jax.tree.leaves(prepared.task.init(jax.random.key(0))[0])
+        for size in sizes:
+            row: dict[str, Any] = {"task": name, "candidates": size, "parameters": sum(leaf.size for leaf in params)}
+            simulated = quick and pallas.available() is None
+            row["batch"] = _unless_out_of_memory(batch_rate, prepared, size, repeats, simulated)
+            row["optax_vmap"] = _unless_out_of_memory(optax_rate, prepared, size, repeats)
+            row["cpu_one_core"] = cpu
+            for other in ("optax_vmap", "cpu_one_core"):
+                row[f"batch / {other}"] = row["batch"] / row[other] if row["batch"] and row[other] else None
+            yield row
+
+
+def _unless_out_of_memory(measure: Any, *arguments: Any) -> float | None:
+    from stepsmith.discovery.evaluate.training_run import out_of_memory
+
+    try:
+        return measure(*arguments)
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return None
+
+
+def main() -> None:
+    quick = "--quick" in sys.argv
+    if "--cpu" in sys.argv:
+        print(one_at_a_time(sys.argv[sys.argv.index("--cpu") + 1], quick))
+        return
+    for row in population_cases(quick):
+        print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}))
+
+
+if __name__ == "__main__":
+    main()

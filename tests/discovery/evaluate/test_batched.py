@@ -1,0 +1,205 @@
+"""Many runs at once come to what each of them comes to alone."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from stepsmith.discovery import ConfigError, Devices
+from stepsmith.discovery.evaluate import Job, Status, WorkerPool, WorkerSpec, batched
+from stepsmith.discovery.evaluate.batched import Trial, evaluate_batch, prepare_batch
+from stepsmith.discovery.evaluate.fitness import Yardstick
+from stepsmith.discovery.evaluate.training_run import evaluate, prepare_task
+from stepsmith.discovery.evaluate.worker import evaluate_all, evaluate_together
+from stepsmith.discovery.language import load, parse
+from stepsmith.discovery.run import _places
+from stepsmith.discovery.vm.pallas import KernelError
+from stepsmith.tasks import get
+from stepsmith.tasks.models import MLP
+
+RTOL = 1e-3  # of a loss; sums in another order, 60 steps long
+
+
+def _program(*lines):
+    return parse("\n    ".join(["def train(w, g, m, v, lr, step):", *lines, "return update, m, v"]))
+
+
+DIVERGES = _program("update = w * -1.0")
+DIVERGES_LATER = _program("update = w * maximum(step - 25.0, 0.0) * -1.0")
+NONFINITE = _program("update = g / (w - w) * 1e38")
+INVALID = _program("s = dot(g, w)", *["g = interp(g, w, s)"] * 40, "update = g")
+ALONE = _program("x = g", *["x = x * norm(x)"] * 17, "update = x * 0.0")
+RULES = [load(name) for name in ("lion", "adamw", "sgd", "lamb", "rmsprop")]
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Digits with 4 hidden units, 3 chunks of steps."""
+    return prepare_task(dataclasses.replace(get("digits_mlp"), model=MLP((64, 4, 10)), steps=60, batch_size=16), "linear")
+
+
+@pytest.fixture(scope="session")
+def compacted(small):
+    """The reference machine in batches of 16, 8 and 4."""
+    return prepare_batch(small, 16, machine="xla")
+
+
+@pytest.fixture(scope="session")
+def fixed(small):
+    """The same in batches of 8 alone."""
+    return prepare_batch(small, 8, fixed=True, machine="xla")
+
+
+def _same(found, expected, rtol=RTOL):
+    assert [(e.task, e.seed, e.learning_rate_factor, e.status, e.steps) for e in found] == [
+        (e.task, e.seed, e.learning_rate_factor, e.status, e.steps) for e in expected
+    ]
+    losses = [[np.nan if e.loss is None else e.loss for e in each] for each in (found, expected)]
+    np.testing.assert_allclose(*losses, rtol=rtol)
+
+
+def test_the_kernel_on_digits_equals_one_at_a_time():
+    """With what the kernel has no form of, and what has no bytecode."""
+    prepared = prepare_task(dataclasses.replace(get("digits_mlp"), steps=60), "linear", extended=True)
+    trials = [Trial(rule, seed, factor) for rule in RULES for seed, factor in ((0, 1.0), (1, 0.3))]
+    trials += [Trial(each, 2) for each in (DIVERGES, DIVERGES_LATER, NONFINITE, INVALID, ALONE, load("muon"))]
+    expected = [evaluate(prepared, *trial) for trial in trials]
+    assert {e.status for e in expected} == {Status.OK, Status.DIVERGED, Status.NONFINITE, Status.INVALID}
+    together = prepare_batch(prepared, 16, fixed=True, interpret=True)
+    assert together.identity == {"batch": "16 fixed", "machine": "pallas"}
+    _same(evaluate_batch(together, trials), expected)
+
+
+def test_a_batch_shrinks_as_its_runs_end(small, compacted):
+    trials = [Trial(program, 0) for program in [DIVERGES] * 8 + [DIVERGES_LATER] * 3 + [NONFINITE] * 2] + [Trial(r, 1) for r in RULES[:3]]
+    order = np.random.default_rng(0).permutation(len(trials))
+    trials = [trials[i] for i in order]
+    sizes = []
+
+    def advance(data, argument, carries):
+        sizes.append(len(carries.step))
+        return compacted.advance(data, argument, carries)
+
+    _same(evaluate_batch(compacted._replace(advance=advance), trials), [evaluate(small, *trial) for trial in trials])
+    assert sizes == [16, 8, 4]
+
+
+def test_all_runs_ended_ends_the_batch(compacted):
+    calls = []
+
+    def advance(*arguments):
+        calls.append(1)
+        return compacted.advance(*arguments)
+
+    found = evaluate_batch(compacted._replace(advance=advance), [Trial(DIVERGES, seed) for seed in range(3)])
+    assert [(e.status, e.steps) for e in found] == [(Status.DIVERGED, 20)] * 3 and len(calls) == 1
+
+
+def test_more_runs_than_the_capacity(small, compacted):
+    trials = [Trial(RULES[i % 3], i) for i in range(18)]
+    _same(evaluate_batch(compacted, trials), [evaluate(small, *trial) for trial in trials])
+
+
+def test_limits_and_curves(small, compacted):
+    limits = (("digits_mlp", 1.0, (None, None, 0.0, None, None)),)  # a mean loss of 1 in the chunk of 35 % of the steps
+    trials = [Trial(rule, 0, 1.0, limits, True) for rule in RULES] + [Trial(rule, 0, 1.0, (), True) for rule in RULES]
+    found, expected = evaluate_batch(compacted, trials), [evaluate(small, *trial) for trial in trials]
+    assert Status.STOPPED in {e.status for e in found}
+    _same(found, expected)
+    assert [len(e.curve) for e in found] == [len(e.curve) for e in expected]
+    np.testing.assert_allclose([e.curve for e in found if e.curve], [e.curve for e in expected if e.curve], atol=2e-3)
+
+
+def test_what_is_beside_a_run_in_a_fixed_batch_changes_no_bit(fixed):
+    some = evaluate_batch(fixed, [Trial(RULES[0], 0), Trial(DIVERGES, 1), Trial(RULES[1], 1)])
+    others = evaluate_batch(fixed, [Trial(RULES[2], 5), Trial(RULES[0], 0), *[Trial(RULES[3], 2)] * 4])
+    assert some[0].loss == others[1].loss
+    assert len({e.loss for e in others[2:]}) == 1
+
+
+def test_what_does_not_fit_is_tried_in_halves(small, compacted):
+    sizes = []
+
+    def advance(data, argument, carries):
+        sizes.append(len(carries.step))
+        if len(carries.step) > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+        return compacted.advance(data, argument, carries)
+
+    trials = [Trial(RULES[i % 3], i) for i in range(12)]
+    _same(evaluate_batch(compacted._replace(advance=advance), trials), [evaluate(small, *trial) for trial in trials])
+    assert sizes[:2] == [16, 8] and set(sizes[2:]) <= {8, 4, 2, 1}
+
+
+def test_other_failures_are_not_taken_for_a_lack_of_memory(compacted):
+    def advance(*arguments):
+        raise jax.errors.JaxRuntimeError("INTERNAL: no")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
+        evaluate_batch(compacted._replace(advance=advance), [Trial(RULES[0], 0)])
+
+
+def test_the_capacity_follows_the_free_memory(small, monkeypatch):
+    found = []
+    for free in (0, 2**23, 2**25, 2**60):
+        monkeypatch.setattr(batched, "_free_memory", lambda free=free: free)
+        found.append(prepare_batch(small, machine="xla").capacity)
+    assert found[0] == 1 and found[2] == 4 * found[1] and found[3] == batched.LARGEST
+
+
+def test_a_request_that_cannot_be_met_says_why(small, monkeypatch):
+    if jax.default_backend() == "cpu":
+        with pytest.raises(KernelError, match="jax has the cpu here; leave the choice to the device"):
+            prepare_batch(small, 4)
+    fed = small._replace(name="streamed", task=get("lm1b_transformer"))
+    with pytest.raises(ValueError, match="streamed is fed by the host and cannot be trained in batches; train its programs one at a time"):
+        prepare_batch(fed, 4, machine="xla")
+
+
+@pytest.mark.parametrize(("batch", "words"), [(8, "batch 8 asked with device cpu, which trains one"), (-1, "batch must be 0 or more")])
+def test_batches_on_a_cpu_are_refused(small_config, batch, words):
+    with pytest.raises(ConfigError, match=words):
+        _places(small_config, Devices("cpu", batch=batch), 1, "cpu")
+
+
+def test_jobs_together_answer_as_alone(small, compacted):
+    """Whatever ends a job: a failure, a hurdle, or that all its runs are done; and where the best factor counts."""
+    yardsticks = {"digits_mlp": Yardstick(0.0, 1.0)}
+    jobs = [
+        Job(0, RULES[0].to_json(), (0, 1), (0.3, 1.0)),
+        Job(1, DIVERGES.to_json(), (0, 1)),
+        Job(2, RULES[2].to_json(), (0, 1, 2), hurdle=-5.0),
+        Job(3, RULES[1].to_json(), (3,), (0.1, 1.0, 1e6), best_factor=True),
+        Job(4, DIVERGES.to_json(), (3, 4), (0.1, 1.0), best_factor=True),
+        Job(5, RULES[1].to_json(), (5,), curves=True),
+    ]
+    prepared = {"digits_mlp": small}
+    expected = [evaluate_all(prepared, yardsticks, job) for job in jobs]
+    assert [len(each) for each in expected[:4]] == [4, 1, 1, 3]
+    for found, alone in zip(evaluate_together({"digits_mlp": compacted}, yardsticks, jobs), expected, strict=True):
+        _same(found, alone)
+
+
+LION = load("lion").to_json()
+
+
+@pytest.mark.heavy
+def test_a_pool_gives_a_worker_its_batches_and_a_lost_one_costs_nothing():
+    spec = WorkerSpec(("quadratic",), initial=LION, batch=4, in_flight=8, machine="xla")
+    with WorkerPool(spec, 1) as pool:
+        pool.wait_until_ready()
+        worker = pool._workers[0]
+        assert worker.batch == 4 and worker.identity["batch"] == "4 fixed" and worker.identity["machine"] == "xla"
+        for key in range(6):
+            pool.submit(Job(key, LION, (key,)))
+        assert not worker.jobs
+        pool.poll(0.0)
+        assert [job.key for job in worker.jobs] == [0, 1, 2, 3]
+        worker.process.kill()
+        results = []
+        while len(results) < 6:
+            results += pool.poll(0.2)
+    assert pool.workers_lost == 1
+    assert sorted(result.key for result in results) == list(range(6))
+    assert all(e.status is Status.OK and e.seed == result.key for result in results for e in result.evaluations)

@@ -1,0 +1,317 @@
+"""The population kernel computes what the plain machine does, and compiles for what it is made for."""
+
+from collections import Counter
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+from jax.experimental import topologies
+from jax.experimental.pallas import tpu as pltpu
+
+from stepsmith.discovery.language import canonical_hash, extended_operations, load, names, parse
+from stepsmith.discovery.vm import Bytecode, Clock, assemble, packing, pallas, register_machine, substitutes
+from stepsmith.discovery.vm.bytecode import G_ROW, MAX_INSTRUCTIONS, NUM_SCALARS, UPDATE_ROW, W_ROW
+from stepsmith.discovery.vm.opcodes import EXTENDED, OPCODES
+from stepsmith.discovery.vm.population import Candidates, population_machine
+
+TARGETS = ("gpu", "tpu")
+STEPS = 3
+CLOCK = Clock.create(np.linspace(1, 0.4, STEPS))
+RTOL = 2e-4  # of a program's largest number
+# An odd size of several blocks on either target, an empty array, and one of one element.
+SHAPES = ((2, 3), (0, 4), (1101,), ())
+MODEL = ((64, 32), (32,), (32, 10), (10,))  # of digits_mlp
+TRACES = Counter()  # by target
+CANDIDATES = 64  # in a launch, so that all tests share what is compiled
+NUDGES = (1e-6, -1e-6, 3e-6)
+EDGES = {"arcsin", "arccos", "arctanh", "arccosh"}
+
+
+def _program(*lines):
+    return parse("\n    ".join(["def train(w, g, m, v, lr):", *lines, "return update, m, v"]))
+
+
+def _draw(shapes=SHAPES, seed=7, steps=STEPS):
+    """Parameters, and gradients of some steps, away from zero and of both signs."""
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(rng.choice([-1, 1], shape) * rng.uniform(0.05, 0.95, shape), jnp.float32)  # noqa: E731
+    return [draw(*shape) for shape in shapes], [draw(steps, *shape) for shape in shapes]
+
+
+def _updates(machine, params, gradients):
+    """A machine's updates, in a row. # [steps, elements]"""
+
+    def step(state, g):
+        updates, state = machine.update(g, state, params)
+        return state, jnp.concatenate([x.reshape(-1) for x in updates])
+
+    return jax.lax.scan(step, machine.init(params), gradients)[1]
+
+
+@jax.jit
+def _reference(codes, params, gradients):
+    """Of each program on its own, with real branches. # [candidates, steps, elements]"""
+    return jax.lax.map(lambda code: _updates(register_machine(code), params, gradients), codes)
+
+
+@cache
+def _kernel(target, interpret=True):
+    """Candidates, parameters and gradients to updates. # [candidates, steps, elements]"""
+
+    @jax.jit
+    def run(candidates, params, gradients):
+        TRACES[target] += 1
+        return jax.vmap(lambda one: _updates(population_machine(one, 6, target, interpret), params, gradients))(candidates)
+
+    return run
+
+
+def _both(codes, params, gradients, target):
+    """What the reference and the kernel make of each program. # [candidates, steps, elements]"""
+    results = []
+    for first in range(0, len(codes), CANDIDATES):
+        part = (codes[first : first + CANDIDATES] + codes[:1] * CANDIDATES)[:CANDIDATES]
+        results.append((_reference(_stacked(part), params, gradients), _kernel(target)(Candidates.of(part), params, gradients)))
+    expected, found = (np.concatenate(each)[: len(codes)] for each in zip(*results, strict=True))
+    return expected, found
+
+
+def _stacked(codes):
+    return jax.tree.map(lambda *each: np.stack(each), *codes)
+
+
+def _close(found, expected, rtol=RTOL):
+    """Equal to a share of the largest finite number of the step, and not finite in the same places and ways."""
+    if not np.array_equal(
+        np.nan_to_num(np.where(np.isfinite(expected), 0, expected), nan=1), np.nan_to_num(np.where(np.isfinite(found), 0, found), nan=1)
+    ):
+        return False
+    finite = np.where(np.isfinite(expected), expected, 0)
+    with np.errstate(over="ignore"):
+        return bool(np.all(np.abs(np.where(np.isfinite(found), found, 0) - finite) <= rtol * np.abs(finite).max(1, keepdims=True)))
+
+
+def _disagree(programs, params, gradients, target):
+    """Programs on which kernel and reference differ though a nudge of the gradients moves the reference by no more than rounding."""
+    codes = [assemble(program, CLOCK) for program in programs]
+    expected, found = _both(codes, params, gradients, target)
+    differ = [i for i in range(len(codes)) if not _close(found[i], expected[i])]
+    stable = []
+    for i in differ:
+        nudged = [np.asarray(_reference(_stacked([codes[i]] * CANDIDATES), params, [g * (1 + n) for g in gradients]))[0] for n in NUDGES]
+        at_an_edge = any(s.op in EDGES for s in programs[i].statements)
+        if not at_an_edge and all(_close(other, expected[i]) for other in nudged):
+            stable.append(programs[i])
+    return stable, len(differ)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_random_programs(random_programs, target):
+    programs = list(random_programs(320, 8))
+    depths = packing.pack([assemble(program, CLOCK) for program in programs]).depths
+    assert (depths > 0).sum() > 40 and depths.max() > 1
+    failed, ill_conditioned = _disagree(programs, *_draw(), target)
+    assert not failed
+    assert ill_conditioned <= len(programs) / 16
+
+
+def _alone(opcode):
+    """Bytecode of one instruction."""
+    code = np.zeros((MAX_INSTRUCTIONS, 6), np.int32)
+    code[0] = (opcode, UPDATE_ROW, G_ROW, W_ROW, 1, 2)
+    scalars = np.zeros((STEPS, NUM_SCALARS), np.float32)
+    scalars[:, 1:3] = 0.7, -0.4
+    return Bytecode(code, np.int32(1), scalars)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_opcode_at_special_values(target):
+    """Also at zero, infinity, what is not a number, and outside the domains."""
+    opcodes = [name for name in OPCODES if name not in EXTENDED]
+    values = np.float32([0.0, -0.0, 1.0, -1.0, 0.3, -0.3, 2.5, -2.5, 1e-5, -1e-5, 30.0, -30.0, 90.0, np.inf, -np.inf, np.nan])
+    params, gradients = _draw()
+    for leaf, x in zip((params, gradients), np.meshgrid(values, values), strict=True):
+        leaf[2] = leaf[2].at[..., :256].set(x.reshape(-1))
+    expected, found = _both([_alone(OPCODES[name]) for name in opcodes], params, gradients, target)
+    for name, one, other in zip(opcodes, found[:, 0], expected[:, 0], strict=True):
+        if name in ("dot", "cosine_sim", "norm", "global_norm", "clip", "clip_row"):
+            assert np.isnan(one[7:]).all() == np.isnan(other[7:]).all(), name
+            continue
+        np.testing.assert_allclose(one, other, rtol=3e-6, atol=1e-37, err_msg=name)  # XLA's own cosh is off by 1.5e-6
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_opcode_on_ordinary_values(target):
+    opcodes = [name for name in OPCODES if name not in EXTENDED]
+    expected, found = _both([_alone(OPCODES[name]) for name in opcodes], *_draw(), target)
+    for name, one, other in zip(opcodes, found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5 if name not in ("dot", "cosine_sim") else RTOL, err_msg=name)
+        assert np.isfinite(other).any() or name == "arccosh"
+
+
+REDUCTIONS = {
+    "one after the other": (3, "x = g * norm(w)", "y = x * global_norm(x)", "update = y * dot(y, g)"),
+    "side by side": (1, "update = g * norm(w) + w * norm(g) + cosine_sim(g, w)"),
+    "clip at a bound of a reduction": (2, "update = clip(g, dot(g, g) * 0.1) + clip(w, 0.2)"),
+    "of a state": (1, "m = interp(g, m, 0.9)", "update = m / norm(m)", "v = w * norm(v + g)"),
+    "of a constant": (1, "update = g * norm(2.0)"),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_passes_of_reductions(target):
+    codes = [assemble(_program(*lines), CLOCK) for _, *lines in REDUCTIONS.values()]
+    assert packing.pack(codes).depths.tolist() == [depth for depth, *_ in REDUCTIONS.values()]
+    expected, found = _both(codes, *_draw(), target)
+    for name, one, other in zip(REDUCTIONS, found, expected, strict=True):
+        assert _close(one, other, 3e-5), name
+    alone = _both(codes[1:2], *_draw(), target)[1]
+    np.testing.assert_array_equal(alone[0], found[1])  # more passes than it needs change nothing
+
+
+@pytest.mark.heavy
+def test_no_data_races():
+    codes = [assemble(load(name), CLOCK) for name in ("lion", "lamb", "adamw")]
+    params, gradients = _draw(((9, 130), (3,)))
+    expected = np.asarray(_reference(_stacked(codes), params, gradients))
+    found = np.asarray(_kernel("tpu", pltpu.InterpretParams(detect_races=True))(Candidates.of(codes), params, gradients))
+    assert all(_close(one, other, 1e-5) for one, other in zip(found, expected, strict=True))
+    assert not interpret_pallas_call.races.races_found
+
+
+def _shapes_of_arguments(layout, candidates, sharding=None):
+    shape = lambda *dims, dtype=jnp.float32: jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)  # noqa: E731
+    example = packing.pack([assemble(load("lion"), CLOCK)])
+    programs = jax.tree.map(lambda x: shape(candidates, *x.shape[1:], dtype=x.dtype), example)
+    flat = shape(candidates, *layout.flat_shape)
+    return programs, shape(candidates, NUM_SCALARS), flat, flat, shape(candidates, 2, *layout.flat_shape)
+
+
+# jax 0.12 warns so; the kernel's registers and branches are written for Triton.
+_triton = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
+
+
+@pytest.fixture
+def gpu():
+    """Lowers for a GPU that is not there."""
+    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
+        yield
+
+
+@_triton
+@pytest.mark.parametrize("shapes", [MODEL, ((1,),)], ids=["model", "one number"])
+def test_lowers_for_cuda(gpu, shapes):
+    layout = pallas.layout(shapes, "gpu")
+    update = jax.jit(lambda *arguments: pallas.update(layout, *arguments, "gpu"))
+    text = update.trace(*_shapes_of_arguments(layout, 4)).lower(lowering_platforms=("cuda",)).as_text()
+    assert "population_update" in text and "population_sums" in text
+
+
+@_triton
+def test_the_transformation_is_one_launch_for_all_candidates(gpu):
+    """Under vmap and inside a scan, as a batch trains: two kernels in the program whatever the number of candidates."""
+    candidates = Candidates.of([assemble(load("lion"), CLOCK)] * 5)
+    run = jax.jit(lambda *arguments: jax.vmap(lambda one: _updates(population_machine(one, 2, "gpu"), *arguments[1:]))(arguments[0]))
+    text = run.trace(candidates, *_draw(MODEL)).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("xla.gpu.triton") == 2
+
+
+@pytest.fixture
+def tpu(monkeypatch):
+    """Compiles for a TPU that is not there."""
+    pytest.importorskip("libtpu", reason="compiling for TPU needs libtpu: pip install 'stepsmith[tpu]'")
+    for name, value in {"SKIP_MDS_QUERY": "1", "ACCELERATOR_TYPE": "v5litepod-4", "WORKER_HOSTNAMES": "localhost"}.items():
+        monkeypatch.setenv(f"TPU_{name}", value)
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # tests may run side by side
+
+    def topology(name):
+        try:
+            return topologies.get_topology_desc(platform="tpu", topology_name=name)
+        except jax.errors.JaxRuntimeError as error:
+            pytest.skip(f"libtpu gives no topology {name}: {str(error)[:80]}")
+
+    return topology
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v6e:2x2"])
+@pytest.mark.parametrize("shapes", [MODEL, ((64, 1024),)], ids=["small blocks", "large blocks"])
+def test_compiles_for_tpu(tpu, topology, shapes):
+    device = tpu(topology).devices[0]
+    layout = pallas.layout(shapes, "tpu")
+    arguments = _shapes_of_arguments(layout, 4, jax.sharding.SingleDeviceSharding(device))
+    compiled = jax.jit(lambda *each: pallas.update(layout, *each, "tpu")).trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
+    assert compiled.memory_analysis().output_size_in_bytes > 4 * 3 * layout.num_rows * packing.LANES
+
+
+@pytest.mark.heavy
+def test_one_compile_for_a_thousand_programs(random_programs):
+    codes = {canonical_hash(program): assemble(program, CLOCK) for program in random_programs(1700, 2)}
+    codes = [code for code in codes.values() if not packing.unsupported(code)][:1024]
+    launch, params, gradients = _kernel("gpu"), *_draw()
+    parts = [codes[first : first + CANDIDATES] for first in range(0, 1024, CANDIDATES)]
+    outputs = {row.tobytes() for part in parts for row in np.asarray(launch(Candidates.of(part), params, gradients))}
+    assert len(codes) == 1024 and len(outputs) > 400
+    assert TRACES["gpu"] == 1
+
+
+def test_what_the_kernel_has_no_form_of():
+    reasons = {name: packing.unsupported(assemble(load(name), CLOCK, extended=True)) for name in names()}
+    assert all(bool(reason) == bool(extended_operations(load(name))) for name, reason in reasons.items())
+    many = _program("x = g", *["x = x * norm(x)"] * 17, "update = x")
+    assert packing.unsupported(assemble(many, CLOCK)) == "has 17 reductions over parameters, the kernel keeps 16"
+
+
+def test_a_kernel_that_cannot_run_here_says_why():
+    if pallas.available():
+        pytest.skip("it can")
+    with pytest.raises(pallas.KernelError, match=r"runs on a gpu \(Triton\) or a tpu \(Mosaic\), jax has the cpu here"):
+        pallas.require()
+    assert pallas.require(interpret=True) == "tpu"
+
+
+def test_states_counted():
+    assert {name: packing.num_states(assemble(load(name), CLOCK)) for name in ("sgd", "lion", "adamw")} == {"sgd": 0, "lion": 1, "adamw": 2}
+
+
+@given(st.lists(st.lists(st.integers(0, 40), max_size=3).map(tuple), min_size=1, max_size=5), st.sampled_from([2, 8]))
+@settings(deadline=None, max_examples=10)
+def test_blocks_hold_the_arrays(shapes, block_rows):
+    layout = packing.Layout(tuple(shapes), block_rows)
+    rng = np.random.default_rng(0)
+    leaves = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in shapes]
+    flat = layout.flatten(leaves)
+    assert flat.shape == (2, *layout.flat_shape)
+    for leaf, back in zip(leaves, layout.unflatten(flat), strict=True):
+        np.testing.assert_array_equal(leaf, back)
+    blocks = np.asarray(flat).reshape(2, -1, block_rows * packing.LANES)
+    assert layout.counts.sum() == sum(layout.sizes) and len(layout.counts) == blocks.shape[1] == len(layout.leaf_of_block)
+    padding = np.arange(blocks.shape[2]) >= layout.counts[:, None]
+    assert not blocks[:, padding].any()
+
+
+def _arguments():
+    rng = np.random.default_rng(0)
+    sizes = 10 ** rng.uniform(-37, 38.5, 100_000)
+    near = [rng.uniform(-low, low, 100_000) for low in (1, 3, 90)]
+    ones = 1 + rng.choice([-1, 1], 50_000) * 10 ** rng.uniform(-7, 0, 50_000)
+    special = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, np.inf, -np.inf, np.nan]
+    return np.concatenate([sizes, -sizes, *near, ones, special]).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", substitutes.TPU)
+def test_substitutes_keep_their_bound(name):
+    x = _arguments()
+    with np.errstate(all="ignore"):
+        exact = getattr(np, name)(x.astype(np.float64))
+        rounded = exact.astype(np.float32)
+    found = np.asarray(jax.jit(substitutes.TPU[name])(x), np.float64)
+    normal = np.isfinite(rounded) & (np.abs(rounded) > 2e-38)
+    assert np.max(np.abs(found[normal] / exact[normal] - 1)) <= substitutes.ERROR
+    rest = ~normal & ~((np.abs(rounded) > 0) & (np.abs(rounded) < 2e-38))
+    np.testing.assert_array_equal(found[rest], rounded[rest])
