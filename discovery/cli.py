@@ -25,7 +25,7 @@ from . import config as configs
 from .benchmark.commands import Evaluate, Score
 from .config import SearchConfig
 from .evaluate import Devices, WorkerError
-from .export import to_python
+from .export import to_pallas, to_python
 from .language import load, to_text
 from .language import names as program_names
 from .language.message import one_line
@@ -150,11 +150,11 @@ class Verify:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's rule, or any program, as an optax file, as text or as JSON."""
+    """Write a run's rule, or any program, as an optax file, as one with a kernel, as text or as JSON."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """a run's folder, a selection's, a program file or a shipped program's name"""
-    as_: Annotated[Literal["optax", "text", "json"], tyro.conf.arg(name="as")] = "optax"
+    as_: Annotated[Literal["optax", "pallas", "text", "json"], tyro.conf.arg(name="as")] = "optax"
     """what to write"""
     rank: int = 1
     """place in the run's hall of fame"""
@@ -179,6 +179,8 @@ class Export:
                 return folder.export(self.rank, self.name or "discovered")
             return to_python(load(self.source), self.name or Path(self.source).stem)
         program = program_of(self.source, self.rank)
+        if self.as_ == "pallas":
+            return to_pallas(program, self.name or ("discovered" if folder is not None else Path(self.source).stem))
         return (to_text(program) if self.as_ == "text" else program.to_json()) + "\n"
 
 

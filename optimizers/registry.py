@@ -12,6 +12,9 @@ from typing import Any
 import optax
 from optax import contrib
 
+from .adamw import adamw, adamw_8bit
+from .lion import lion, lion_8bit
+
 _CALLED = {"b1": ("b1", "momentum", "beta"), "b2": ("b2",), "weight_decay": ("weight_decay",)}
 
 
@@ -84,9 +87,11 @@ _ROWS = (
     Optimizer("momentum", _momentum, "gradient descent with momentum 0.9 (Polyak, 1964)", 0.03),
     Optimizer("nesterov", _nesterov, "Nesterov's momentum 0.9 (Sutskever et al., 2013)", 0.03),
     Optimizer("adam", optax.adam, "moments of the gradient and its square (Kingma and Ba, arXiv:1412.6980)", 1e-3),
-    Optimizer("adamw", optax.adamw, "Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101)", 1e-3),
+    Optimizer("adamw", adamw, "Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101)", 1e-3),
     Optimizer("nadamw", optax.nadamw, "AdamW with Nesterov's momentum (Dozat, 2016)", 1e-3),
-    Optimizer("lion", optax.lion, "sign of interpolated momentum (Chen et al., arXiv:2302.06675)", 3e-4),
+    Optimizer("lion", lion, "sign of interpolated momentum (Chen et al., arXiv:2302.06675)", 3e-4),
+    Optimizer("lion_8bit", lion_8bit, "Lion with a momentum of one byte an element (block-wise: Dettmers et al., arXiv:2110.02861)", 3e-4),
+    Optimizer("adamw_8bit", adamw_8bit, "AdamW with averages of one byte an element (block-wise: Dettmers et al., arXiv:2110.02861)", 1e-3),
     Optimizer("rmsprop", optax.rmsprop, "gradient over its running root mean square (Hinton, 2012)", 1e-3),
     Optimizer("adagrad", optax.adagrad, "gradient over the root of the sum of its squares (Duchi et al., 2011)", 0.03),
     Optimizer("adafactor", optax.adafactor, "Adam with factored second moments (Shazeer and Stern, arXiv:1804.04235)", 0.01),

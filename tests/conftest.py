@@ -48,3 +48,34 @@ def task_or_skip():
         return task
 
     return make
+
+
+@pytest.fixture(scope="session")
+def lower_for():
+    """Lowers a function for a device that is not there, and for TPUs compiles it too: (platform, function, *arguments) -> its text.
+
+    Arguments may be `jax.ShapeDtypeStruct`. Compiling for TPUs needs libtpu (Linux on x86-64); without it the test is skipped.
+    """
+    kinds = {"cuda": ("NVIDIA H100", 132), "tpu": ("TPU v5e", 1)}
+
+    def lower(platform, function, *arguments):
+        device = None
+        if platform == "tpu":
+            pytest.importorskip("libtpu", reason="libtpu is not installed: nothing here compiles for TPUs")
+            from jax.experimental import topologies
+
+            # What libtpu would ask a TPU's host for; CLOUD hosts answer, this one does not.
+            os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+            device = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu").devices[0]
+            sharding = jax.sharding.SingleDeviceSharding(device)
+            arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
+        kind, cores = kinds[platform]
+        abstract = jax.sharding.AbstractDevice(kind, cores, platform if platform == "tpu" else "gpu")
+        # On jax 0.12 a kernel asks the mesh which device it is lowered for.
+        with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=abstract)):
+            lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,))
+        if device is not None:
+            lowered.compile()
+        return lowered.as_text()
+
+    return lower

@@ -7,6 +7,7 @@ Elementwise statements run leaf by leaf inside one function, which XLA fuses. Wh
 import math
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -136,6 +137,31 @@ def _number(value: float) -> str:
     return repr(float(f"{value:.12g}"))
 
 
+class Elementwise(NamedTuple):
+    """The arithmetic of a program that treats every element alike."""
+
+    scalars: tuple[str, ...]  # assignments of numbers that are the same everywhere
+    lines: tuple[str, ...]  # assignments that run on each piece of a parameter array
+    outputs: tuple[str, ...]  # names of the update and the new states
+    passed: tuple[str, ...]  # numbers that the lines read
+    inputs: frozenset[str]  # of the program, those that anything reads
+
+
+def emit_elementwise(program: Program, outputs: tuple[str, ...]) -> Elementwise:
+    """Source of the update of an elementwise program whose targets are unique; arguments as of `emit`."""
+    emitter, outputs = _emitted(program, outputs)
+    leaf = [line for line in emitter.lines if line.leaf]
+    reads = {name for line in emitter.lines for name in line.reads} | set(outputs)
+    passed = dict.fromkeys(name for line in leaf for name in line.reads if emitter.kinds[name] is Kind.SCALAR)
+    return Elementwise(
+        scalars=tuple(f"{line.name} = {line.code}" for line in emitter.lines if not line.leaf),
+        lines=tuple(f"{line.name} = {line.code}" for line in leaf),
+        outputs=outputs,
+        passed=tuple(passed),
+        inputs=frozenset(program.inputs) & reads,
+    )
+
+
 def emit(program: Program, outputs: tuple[str, ...]) -> Body:
     """Source of the update of a program whose targets are unique.
 
@@ -143,15 +169,7 @@ def emit(program: Program, outputs: tuple[str, ...]) -> Body:
         program: as `unique_names` returns it.
         outputs: names of the update and of the states' new values.
     """
-    emitter = _Emitter()
-    for name in program.inputs:
-        emitter.kinds[name] = Kind.ARRAY if name in ("w", "g", *program.states) else Kind.SCALAR
-        emitter.stages[name] = 0
-    checked = Program((*program.statements, Statement("update", "copy", (outputs[0],))), program.states, program.extra)
-    for statement, kind in zip(program.statements, infer(checked), strict=False):
-        emitter.statement(statement, kind)
-    outputs = tuple(emitter.wide_output(name) for name in outputs)
-    emitter.lines = _needed(emitter.lines, outputs)
+    emitter, outputs = _emitted(program, outputs)
     reads = {name for line in emitter.lines for name in line.reads} | set(outputs)
     body, scalars = [], [line for line in emitter.lines if not line.leaf]
     if "step" in reads:
@@ -178,6 +196,20 @@ def emit(program: Program, outputs: tuple[str, ...]) -> Body:
         uses_count=bool(reads & {"step", "progress", "lr"}),
         uses_total_steps=bool(reads & {"progress", "budget"}),
     )
+
+
+def _emitted(program: Program, outputs: tuple[str, ...]) -> tuple[_Emitter, tuple[str, ...]]:
+    """The lines that the outputs need, and the outputs as arrays."""
+    emitter = _Emitter()
+    for name in program.inputs:
+        emitter.kinds[name] = Kind.ARRAY if name in ("w", "g", *program.states) else Kind.SCALAR
+        emitter.stages[name] = 0
+    checked = Program((*program.statements, Statement("update", "copy", (outputs[0],))), program.states, program.extra)
+    for statement, kind in zip(program.statements, infer(checked), strict=False):
+        emitter.statement(statement, kind)
+    outputs = tuple(emitter.wide_output(name) for name in outputs)
+    emitter.lines = _needed(emitter.lines, outputs)
+    return emitter, outputs
 
 
 def _needed(lines: list[_Line], outputs: tuple[str, ...]) -> list[_Line]:

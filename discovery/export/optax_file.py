@@ -27,9 +27,8 @@ def to_optax(program: Program, name: str = "discovered", provenance: Provenance 
     Raises:
         ProgramError: the name is no Python identifier, or one that the file needs itself.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or name in _GLOBALS or name in ("__debug__", "update"):
-        raise ProgramError(f"{name!r} is no name for a Python function")
-    renamed = _without_clashes(program, name)
+    check_name(name)
+    renamed = without_clashes(program, name)
     parts = separate(renamed)
     body = emit(*unique_names(parts.direction if parts else renamed))
     sections = [_docstring(program, name, parts, body, provenance or Provenance()), _imports(), *body.helpers, _state(name, body)]
@@ -37,14 +36,20 @@ def to_optax(program: Program, name: str = "discovered", provenance: Provenance 
     return "\n\n\n".join(section.strip("\n") for section in sections) + "\n"
 
 
-def _without_clashes(program: Program, name: str) -> Program:
-    """The program with other names for the variables that the file's own code would meet."""
+def check_name(name: str, own: frozenset[str] = frozenset()) -> None:
+    """Raises ProgramError unless a file may call its function so; `own` are names that it needs beside the usual ones."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name in _GLOBALS | own or name in ("__debug__", "update"):
+        raise ProgramError(f"{name!r} is no name for a Python function")
+
+
+def without_clashes(program: Program, name: str, own: frozenset[str] = frozenset()) -> Program:
+    """The program with other names for the variables that the file's own code would meet, and the names in `own`."""
     targets = dict.fromkeys([*program.states, *(statement.target for statement in program.statements)])
     used = {*program.inputs, *targets}
     renames: dict[str, str] = {}
     for target in targets:
-        own = target in _GLOBALS | _LOCALS | {name, f"scale_by_{name}", _class_name(name)} or keyword.iskeyword(target)
-        if own or re.match(r"_|wide_|stage_|.*_factor$", target):
+        taken = target in _GLOBALS | _LOCALS | own | {name, f"scale_by_{name}", _class_name(name)} or keyword.iskeyword(target)
+        if taken or re.match(r"_|wide_|stage_|.*_factor$", target):
             stem = re.sub(r"^_+|_factor$", "", target)
             renames[target] = next(new for i in range(1, 1000) if (new := f"x{i}_{stem}") not in used)
             used.add(renames[target])

@@ -1,0 +1,101 @@
+"""An elementwise program as one readable Python file that runs as one kernel, by the fuser of `stepsmith.optimizers.kernels`."""
+
+from ..language.ops import OPS, Shape
+from ..language.program import SCHEDULE, Program, ProgramError
+from ..language.text import to_text
+from .emit import Elementwise, emit_elementwise
+from .optax_file import check_name, without_clashes
+from .provenance import Provenance, docstring
+from .separate import Separated, separate, unique_names
+
+_ELEMENTWISE = (Shape.MAP, Shape.CONSTANT, Shape.INTERPOLATE)
+# What the file's own code is made of, beside what an optax file's is.
+_OWN = frozenset(["Fused", "Rule", "State", "fuse", "scalars", "states", "mask", "backend", "weight_decay"])
+
+
+def to_pallas(program: Program, name: str = "discovered", provenance: Provenance | None = None) -> str:
+    """The text of a module with ``NAME(learning_rate, weight_decay, mask, backend)``, which gives a `kernels.Fused`.
+
+    Learning rate and weight decay are separated as in an optax file.
+
+    Raises:
+        ProgramError: the program is a schedule, needs more than one element at a time, or the name is none for a function.
+
+    >>> from ..language import load
+    >>> "from stepsmith.optimizers.kernels import Fused, Rule, State, fuse" in to_pallas(load("lion"), "lion")
+    True
+    """
+    check_name(name, _OWN)
+    if program.kind == SCHEDULE:
+        raise ProgramError("a schedule has no kernel: export it with --as optax")
+    renamed = without_clashes(program, name, _OWN)
+    parts = separate(renamed)
+    unique, outputs = unique_names(parts.direction if parts else renamed)
+    wide = [statement.op for statement in unique.statements if OPS[statement.op].shape not in _ELEMENTWISE]
+    if wide:
+        raise ProgramError(f"{wide[0]} needs more than one element of an array at a time, which this kernel never sees: use --as optax")
+    body = emit_elementwise(unique, outputs)
+    sections = [_docstring(program, name, parts, body, provenance or Provenance()), _IMPORTS, _update(unique, parts, body)]
+    return "\n\n\n".join(section.strip("\n") for section in [*sections, _function(name, unique, parts, body)]) + "\n"
+
+
+_IMPORTS = """import jax.numpy as jnp
+import optax
+from stepsmith.optimizers.kernels import Fused, Rule, State, fuse"""
+
+
+def _docstring(program: Program, name: str, parts: Separated | None, body: Elementwise, provenance: Provenance) -> str:
+    needed = "total_steps, " if body.inputs & {"progress", "budget"} else ""
+    lines = ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
+    lines += [f"    {line}" for line in to_text(program).splitlines()] + [""]
+    lines += [
+        f"Use: optimizer = {name}({needed}learning_rate=schedule); state = optimizer.init(params), and in a jitted function with params",
+        "and state donated: params, state = optimizer.step(params, grads, state). In an optax chain: optimizer.transformation.",
+        "On a GPU or a TPU the step is a kernel, elsewhere plain XLA.",
+    ]
+    if parts is None:
+        lines.append(
+            "`learning_rate` is relative to the rate that the program holds (1: as found); its weight decay is inside its formula."
+        )
+    return docstring(f"{name}: an update rule as a kernel,", provenance, lines)
+
+
+def _update(program: Program, parts: Separated | None, body: Elementwise) -> str:
+    lines = ["def _update(w, g, states, scalars):  # a piece of a parameter array, in float32"]
+    if program.states:
+        lines.append(f"    {', '.join(program.states)}{',' if len(program.states) == 1 else ''} = states")
+    lines += [f'    {name} = scalars["{name}"]' for name in body.passed]
+    lines += [f"    {line}" for line in body.lines]
+    result = f'-scalars["learning_rate"] * {body.outputs[0]}' if parts is None and "lr" not in body.inputs else f"-{body.outputs[0]}"
+    if parts is not None:
+        result = f'-scalars["learning_rate"] * ({body.outputs[0]} + scalars["weight_decay"] * w)'
+    states = "".join(f"{output}, " for output in body.outputs[1:])
+    return "\n".join([*lines, f"    return {result}, ({states.strip() if len(body.outputs) == 2 else states.strip(', ')})"])
+
+
+def _function(name: str, program: Program, parts: Separated | None, body: Elementwise) -> str:
+    steps = "    total_steps: int,\n" if body.inputs & {"progress", "budget"} else ""
+    decay = f"    weight_decay: float = {_number(parts.weight_decay)},\n    mask=None,\n" if parts else ""
+    rate = "learning_rate(count) if callable(learning_rate) else learning_rate"
+    numbers = [("step", "step = (count + 1).astype(jnp.float32)"), ("progress", "progress = count / total_steps")]
+    numbers += [("budget", "budget = jnp.asarray(total_steps, jnp.float32)")]
+    lines = [*(line for used, line in numbers if used in body.inputs), f"lr = {rate}", *body.scalars]
+    given = {} if "lr" in body.inputs else {"learning_rate": "lr"}
+    given |= ({"weight_decay": "weight_decay"} if parts else {}) | {number: number for number in body.passed}
+    what = "; weights decay where the mask says so" if parts else ""
+    lines += ["return {" + ", ".join(f'"{key}": {value}' for key, value in given.items()) + "}"]
+    inside = "\n".join(f"        {line}" for line in lines)
+    return f'''def {name}(
+{steps}    learning_rate: optax.ScalarOrSchedule = {_number(parts.learning_rate) if parts else "1.0"},
+{decay}    backend: str | None = None,
+) -> Fused:
+    """The rule; `learning_rate` is a number or a schedule (step -> rate){what}."""
+
+    def scalars(count):  # steps taken
+{inside}
+
+    return fuse(Rule(_update, (State(),) * {len(program.states)}, scalars), {"mask" if parts else "None"}, backend)'''
+
+
+def _number(value: float) -> str:
+    return repr(float(f"{value:.9g}"))

@@ -1,0 +1,47 @@
+"""Which code runs an update: plain XLA, a Pallas kernel of a device, or a kernel's code interpreted."""
+
+import jax
+
+XLA, TRITON, TPU = "xla", "pallas-triton", "pallas-tpu"
+INTERPRET_TRITON, INTERPRET_TPU = "interpret-triton", "interpret-tpu"
+BACKENDS = (XLA, TRITON, TPU, INTERPRET_TRITON, INTERPRET_TPU)
+
+# jax's name of the platform that a kernel is compiled for, and what to call it.
+_NEEDS = {TRITON: ("gpu", "an NVIDIA GPU"), TPU: ("tpu", "a TPU")}
+_OF_PLATFORM = {"gpu": TRITON, "tpu": TPU}
+
+
+class BackendError(ValueError):
+    """A backend that is not known or cannot run here."""
+
+
+def platform() -> str:
+    """What jax compiles for by default: ``cpu``, ``gpu`` or ``tpu``."""
+    return jax.default_backend()
+
+
+def resolve(backend: str | None) -> str:
+    """The backend to use.
+
+    Args:
+        backend: one of `BACKENDS`; None picks the kernel of the platform that jax runs on and, where there is none, plain XLA.
+
+    Raises:
+        BackendError: it is not known, or the kernel asked for cannot run on this platform.
+
+    Example:
+        >>> resolve("xla")
+        'xla'
+    """
+    if backend is None:
+        return _OF_PLATFORM.get(platform(), XLA)
+    if backend not in BACKENDS:
+        raise BackendError(f"unknown backend {backend!r}; known are {', '.join(BACKENDS)}, and None, which picks")
+    wanted, device = _NEEDS.get(backend, (platform(), ""))
+    if wanted != platform():
+        interpreted = INTERPRET_TPU if backend == TPU else INTERPRET_TRITON
+        raise BackendError(
+            f"backend {backend!r} needs {device} and jax runs on the {platform()} here; use backend=None, which picks what runs here, "
+            f"or {interpreted!r}, which runs the kernel's code slowly anywhere"
+        )
+    return backend

@@ -1,0 +1,116 @@
+"""Lion: optax's, and fused into one pass over the parameters.
+
+    c = b1 * m + (1 - b1) * g
+    w <- w - learning_rate * (sign(c) + weight_decay * w)
+    m <- b2 * m + (1 - b2) * g
+
+Source: Chen et al., "Symbolic Discovery of Optimization Algorithms", arXiv:2302.06675, algorithm 2.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .kernels import SIGNED, Fused, Rule, State, fuse
+from .kernels.fused import Mask
+
+
+def lion(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.99,
+    mu_dtype: jax.typing.DTypeLike | None = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-3,
+    mask: Mask = None,
+    *,
+    fused: bool = False,
+    backend: str | None = None,
+) -> optax.GradientTransformation:
+    """Lion.
+
+    Args:
+        learning_rate: a number or an optax schedule.
+        b1: weight of the momentum in the direction.
+        b2: weight of the momentum in its average.
+        mu_dtype: of the momentum; the parameters' where None.
+        weight_decay: a number or a schedule, decoupled and times the learning rate.
+        mask: where weights decay, a tree of booleans or a function from parameters to one; everywhere where None.
+        fused: one pass over the parameters, by a kernel where there is one for the platform; else optax's own.
+        backend: of the fused form, see `kernels.resolve`.
+
+    Raises:
+        BackendError: the backend is not known or cannot run here.
+
+    Example:
+        >>> rule = lion(0.5, weight_decay=0.0, fused=True)
+        >>> updates, _ = rule.update(jnp.array([3.0, -1.0]), rule.init(jnp.zeros(2)), jnp.zeros(2))
+        >>> updates.tolist()
+        [-0.5, 0.5]
+    """
+    if fused:
+        return fused_lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask, backend=backend).transformation
+    if backend is not None:
+        raise ValueError(f"backend={backend!r} is of the fused form: set fused=True too")
+    return optax.lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask)
+
+
+def lion_8bit(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.99,
+    weight_decay: optax.ScalarOrSchedule = 1e-3,
+    mask: Mask = None,
+    *,
+    backend: str | None = None,
+) -> optax.GradientTransformation:
+    """Lion with a momentum of one byte an element (see `kernels.blockwise`); arguments as of `lion`.
+
+    Example:
+        >>> state = lion_8bit(1e-3).init(jnp.zeros((64, 64)))
+        >>> sum(x.nbytes for x in jax.tree.leaves(state.states))  # optax's: 16,384
+        4160
+    """
+    return fused_lion(learning_rate, b1, b2, None, weight_decay, mask, backend=backend, eight_bit=True).transformation
+
+
+def fused_lion(
+    learning_rate: optax.ScalarOrSchedule,
+    b1: jax.typing.ArrayLike = 0.9,
+    b2: jax.typing.ArrayLike = 0.99,
+    mu_dtype: jax.typing.DTypeLike | None = None,
+    weight_decay: optax.ScalarOrSchedule = 1e-3,
+    mask: Mask = None,
+    *,
+    eight_bit: bool = False,
+    backend: str | None = None,
+    stochastic_rounding: bool = False,
+    seed: int = 0,
+) -> Fused:
+    """Lion with its step in place, `Fused.step`; arguments as of `lion` and `kernels.fuse`.
+
+    Example:
+        >>> optimizer = fused_lion(0.5, weight_decay=0.0)
+        >>> params, state = optimizer.step(jnp.zeros(2), jnp.array([3.0, -1.0]), optimizer.init(jnp.zeros(2)))
+        >>> params.tolist()
+        [-0.5, 0.5]
+    """
+
+    def scalars(count: jax.Array) -> dict[str, jax.typing.ArrayLike]:
+        return {
+            "learning_rate": learning_rate(count) if callable(learning_rate) else learning_rate,
+            "weight_decay": weight_decay(count) if callable(weight_decay) else weight_decay,
+            **{"b1": b1, "one_minus_b1": 1 - b1, "b2": b2, "one_minus_b2": 1 - b2},
+        }
+
+    state = State(code=SIGNED) if eight_bit else State(mu_dtype)
+    return fuse(Rule(_update, (state,), scalars), mask, backend, stochastic_rounding, seed)
+
+
+def _update(
+    w: jax.Array, g: jax.Array, states: tuple[jax.Array, ...], s: Mapping[str, jax.Array]
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    (mu,) = states
+    direction = jnp.sign(s["one_minus_b1"] * g + s["b1"] * mu)
+    return -s["learning_rate"] * (direction + s["weight_decay"] * w), (s["one_minus_b2"] * g + s["b2"] * mu,)

@@ -1,0 +1,52 @@
+"""Every kernel is lowered for CUDA and compiled for TPUs, on any machine."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from stepsmith import optimizers
+from stepsmith.optimizers.kernels import Rule, backend, fuse, substitutes
+
+SHAPES = {"bias": (768,), "odd": (1001,), "scalar": (), "empty": (0,), "matrix": (256, 512), "ragged": (515, 513)}
+KERNELS = {"cuda": ("gpu", "pallas-triton", "__gpu$xla.gpu.triton"), "tpu": ("tpu", "pallas-tpu", "tpu_custom_call")}
+MAKERS = {"lion": optimizers.fused_lion, "adamw": optimizers.fused_adamw}
+
+
+@pytest.fixture(params=sorted(KERNELS))
+def target(request, monkeypatch, lower_for):
+    """Lowers a function and asserts that its kernel is in the result, for each platform."""
+    platform, name, call = KERNELS[request.param]
+    monkeypatch.setattr(backend, "platform", lambda: platform)
+
+    def check(make, arguments):
+        assert call in lower_for(request.param, make(name), *arguments)
+
+    return check
+
+
+@pytest.mark.parametrize(("eight_bit", "dtype"), list(itertools.product([False, True], [jnp.float32, jnp.bfloat16])))
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_optimizers(name, eight_bit, dtype, target):
+    params = {key: jax.ShapeDtypeStruct(shape, dtype) for key, shape in SHAPES.items()}
+    optimizer = MAKERS[name](0.1, eight_bit=eight_bit)
+
+    def make(backend):
+        return MAKERS[name](0.1, eight_bit=eight_bit, stochastic_rounding=True, backend=backend).step
+
+    target(make, (params, params, jax.eval_shape(optimizer.init, params)))
+
+
+def test_the_optax_form(target):
+    params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.bfloat16)}
+    gradients = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+    state = jax.eval_shape(optimizers.fused_lion(0.1).init, params)
+    target(lambda backend: optimizers.fused_lion(0.1, backend=backend).transformation.update, (gradients, state, params))
+
+
+@pytest.mark.parametrize("name", sorted(substitutes.BOUNDS))
+def test_functions_that_a_compiler_may_lack(name, target):
+    params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+    rule = Rule(lambda w, g, states, s: (getattr(jnp, name)(g), ()), (), lambda count: {})
+    target(lambda backend: fuse(rule, backend=backend).step, (params, params, jax.eval_shape(fuse(rule).init, params)))
