@@ -8,7 +8,8 @@ schedule, `cli.py` and `terminal/` are the command line.
 
 from .config import Budget, ConfigError, SearchConfig
 from .evaluate import Devices
-from .run import Finalist, Run, resume, runs, search
+from .run import Finalist, Run, runs
+from .session import resume, search
 from .simplify import simplify
 
 __all__ = ["Budget", "ConfigError", "Devices", "Finalist", "Run", "SearchConfig", "resume", "runs", "search", "simplify"]

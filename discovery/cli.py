@@ -29,14 +29,15 @@ from .export import to_pallas, to_python
 from .language import load, to_text
 from .language import names as program_names
 from .language.message import one_line
-from .run import BEST, Run, resume, runs, search
+from .run import BEST, Run, runs
 from .selection.command import Select, print_selection, show
 from .selection.result import Selection
+from .session import resume, search
 from .simplify.command import Simplify
 from .sources import found, program_of
 from .terminal import usage
 from .terminal.options import FAILED, INTERRUPTED, USAGE_ERROR, RunFolder, Workers, WorkersOn, check_workers, option
-from .terminal.output import out, print_finalists, print_hall_of_fame, print_json, print_table
+from .terminal.output import out, print_best_file, print_finalists, print_hall_of_fame, print_json, print_table
 from .terminal.view import savings_text, seconds_text, view
 from .training.schedule_listing import Schedules
 from .tuning.command import Tune
@@ -351,8 +352,8 @@ def _fail(message: str, code: int) -> None:
 
 
 def _report(run: Run) -> int:
-    status = run.status()
-    print_hall_of_fame(run.hall_of_fame())
+    status, finalists = run.status(), run.hall_of_fame()
+    print_hall_of_fame(finalists)
     hits = status["cached"] / max(status["told"], 1)
     elapsed, digest = seconds_text(status["elapsed"]), run.digest()[:16]
     out.print(f"{status['evaluated']} programs evaluated in {elapsed}, {status['births']} born, cache hits {hits:.0%}; digest {digest}")
@@ -362,6 +363,5 @@ def _report(run: Run) -> int:
     if "interrupted" in (status["status"], selection and selection["status"]):
         out.print(f"interrupted; continue with: stepsmith resume {run.path}")
         return INTERRUPTED
-    if (run.folder / BEST).exists():
-        out.print(f"the best rule, ready for an optax chain: {run.folder / BEST}")
+    print_best_file(run.folder / BEST, finalists)
     return 0

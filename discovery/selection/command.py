@@ -15,9 +15,10 @@ import tyro
 from .. import config as configs
 from ..config import ConfigError
 from ..evaluate import Devices, plan
-from ..run import Run, refresh
+from ..run import Run
+from ..session import refresh
 from ..terminal.options import INTERRUPTED, Workers, WorkersOn, check_workers, option
-from ..terminal.output import out, print_hall_of_fame, print_json, print_table
+from ..terminal.output import out, print_best_file, print_hall_of_fame, print_json, print_table
 from ..terminal.view import counted, seconds_text
 from .funnel import OnProgress, Progress, select
 from .result import BEST, FOLDER, Selection
@@ -66,9 +67,9 @@ def show(selection: Selection, as_json: bool) -> int:
         return print_json(status | {"hall_of_fame": [vars(finalist) for finalist in selection.hall_of_fame()]})
     out.print(f"{selection.path}: {status['status']}, {seconds_text(status['elapsed'])}, from {', '.join(status['runs'])}")
     print_selection(status)
-    print_hall_of_fame([finalist for finalist in selection.hall_of_fame() if finalist.level is not None][:20])
-    if (selection.folder / BEST).exists():
-        out.print(f"the best rule, ready for an optax chain: {selection.folder / BEST}")
+    placed = [finalist for finalist in selection.hall_of_fame() if finalist.level is not None]
+    print_hall_of_fame(placed[:20])
+    print_best_file(selection.folder / BEST, placed)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from rich.console import Console
 
 from ..benchmark.algoperf import Standing
 from ..finalists import Finalist
+from ..language import SCHEDULE
 from .table import table_lines
 
 out = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # a folder may be called [/b]
@@ -49,6 +51,13 @@ def print_hall_of_fame(finalists: list[Finalist]) -> None:
     print_finalists(finalists)
     out.print("fitness: log loss against tuned AdamW (0), in units of a learning rate off by a factor of 3.2; lower is better\n")
     out.print(finalists[0].text + "\n")
+
+
+def print_best_file(path: Path, finalists: list[Finalist]) -> None:
+    """Where the first finalist has been written, if it has been."""
+    if path.exists() and finalists:
+        what = "schedule, ready for optax" if finalists[0].program.kind == SCHEDULE else "rule, ready for an optax chain"
+        out.print(f"the best {what}: {path}")
 
 
 def print_finalists(finalists: list[Finalist]) -> None:

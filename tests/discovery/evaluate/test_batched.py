@@ -13,7 +13,7 @@ from stepsmith.discovery.evaluate.fitness import Yardstick
 from stepsmith.discovery.evaluate.training_run import evaluate, prepare_task
 from stepsmith.discovery.evaluate.worker import evaluate_all, evaluate_together
 from stepsmith.discovery.language import load, parse
-from stepsmith.discovery.run import _places
+from stepsmith.discovery.session import _places
 from stepsmith.discovery.vm.pallas import KernelError
 from stepsmith.tasks import get
 from stepsmith.tasks.models import MLP

@@ -17,7 +17,7 @@ from stepsmith.discovery.evaluate import Job, Place, WorkerError, WorkerPool, Wo
 from stepsmith.discovery.evaluate.devices import visible_gpus, visible_tpus
 from stepsmith.discovery.language import load
 from stepsmith.discovery.ledger import Ledger, Step
-from stepsmith.discovery.run import _places
+from stepsmith.discovery.session import _places
 
 LION = load("lion").to_json()
 NO_GPU = "99"  # a number that no host has: jax finds nothing there, with or without its plugin
