@@ -151,7 +151,7 @@ class Verify:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's rule, or any program, as an optax file, as one with a kernel, as text or as JSON."""
+    """Write a run's rule, or any program: as optax code, a kernel, text or JSON."""
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """a run's folder, a selection's, a program file or a shipped program's name"""
