@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..language.program import Program, extended_operations
 from .fitness import Status, log_loss
-from .worker import Prepared, evaluate, prepare
+from .training_run import Prepared, evaluate, prepare
 
 SEEDS = (500_000, 500_001)  # apart from those of references, searches and levels
 STEPS = 8  # multiples to each side, at most

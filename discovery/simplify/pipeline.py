@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..evaluate.fitness import Evaluation, yardstick
 from ..evaluate.rates import best_factor
-from ..evaluate.worker import evaluate, prepare
+from ..evaluate.training_run import evaluate, prepare
 from ..language import SCHEDULE, Program, ProgramError, extended_operations, infer, is_live, prune, simplify_exact
 from ..language.message import shown
 from .exact import exact

@@ -21,7 +21,7 @@ def measure(quick):
     import jax.numpy as jnp
     import numpy as np
 
-    from stepsmith.discovery.evaluate.worker import evaluate, prepare
+    from stepsmith.discovery.evaluate.training_run import evaluate, prepare
     from stepsmith.discovery.language import as_transformation, canonical_hash, load, prune
     from stepsmith.discovery.search import MutationConfig, mutate
     from stepsmith.tasks import Supervised, get

@@ -10,7 +10,7 @@ import pytest
 from stepsmith.discovery import ConfigError, SearchConfig, resume, search
 from stepsmith.discovery.evaluate import Evaluation, Status, Yardstick, outcome
 from stepsmith.discovery.evaluate.rates import base_factors, best_factor
-from stepsmith.discovery.evaluate.worker import evaluate, prepare
+from stepsmith.discovery.evaluate.training_run import evaluate, prepare
 from stepsmith.discovery.language import load, parse, with_schedule
 from stepsmith.discovery.ledger import Ledger
 from stepsmith.discovery.search import EvolutionConfig

@@ -138,7 +138,7 @@ def test_arrays_and_records_give_the_same_batches(name, written, monkeypatch):
 
 WORKER = """
 import sys
-from stepsmith.discovery.evaluate.worker import evaluate, prepare
+from stepsmith.discovery.evaluate.training_run import evaluate, prepare
 from stepsmith.discovery.language import load
 print(repr(evaluate(prepare(sys.argv[1], "constant"), load("adamw"), 5).loss))
 """

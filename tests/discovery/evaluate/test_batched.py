@@ -10,8 +10,9 @@ from stepsmith.discovery import ConfigError, Devices
 from stepsmith.discovery.evaluate import Job, Status, WorkerPool, WorkerSpec, batched
 from stepsmith.discovery.evaluate.batched import Trial, evaluate_batch, prepare_batch
 from stepsmith.discovery.evaluate.fitness import Yardstick
+from stepsmith.discovery.evaluate.job import evaluate_all
+from stepsmith.discovery.evaluate.together import evaluate_together
 from stepsmith.discovery.evaluate.training_run import evaluate, prepare_task
-from stepsmith.discovery.evaluate.worker import evaluate_all, evaluate_together
 from stepsmith.discovery.language import load, parse
 from stepsmith.discovery.session import _places
 from stepsmith.discovery.vm.pallas import KernelError

@@ -23,7 +23,8 @@ from stepsmith.discovery.evaluate.extrapolate import (
     fit,
     limits,
 )
-from stepsmith.discovery.evaluate.worker import evaluate_all, prepare
+from stepsmith.discovery.evaluate.job import evaluate_all
+from stepsmith.discovery.evaluate.training_run import prepare
 from stepsmith.discovery.language import load, parse
 from stepsmith.discovery.search import RacingConfig
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stepsmith.discovery.evaluate import Job, Status, WorkerError, WorkerPool, WorkerSpec
-from stepsmith.discovery.evaluate.worker import evaluate, prepare
+from stepsmith.discovery.evaluate.training_run import evaluate, prepare
 from stepsmith.discovery.language import load, parse
 
 pytestmark = pytest.mark.heavy

@@ -10,7 +10,7 @@ from obfuscation import outputs, same
 
 from stepsmith.discovery import simplify
 from stepsmith.discovery.evaluate import Status
-from stepsmith.discovery.evaluate.worker import evaluate, prepare
+from stepsmith.discovery.evaluate.training_run import evaluate, prepare
 from stepsmith.discovery.export import separate, to_optax
 from stepsmith.discovery.language import canonical_hash, load, parse
 from stepsmith.discovery.simplify import Settings, to_short_text
