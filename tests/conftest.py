@@ -1,9 +1,11 @@
 """What every test relies on: the CPU unless asked otherwise, and shapes checked in `stepsmith.discovery`."""
 
 import atexit
+import importlib.util
 import os
 import shutil
 import tempfile
+from typing import Any, NamedTuple
 
 # Read by jax when it is imported. To run the tests marked gpu or tpu: JAX_PLATFORMS=cuda pytest -m gpu.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -24,11 +26,22 @@ import pytest  # noqa: E402
 # jax_numpy_dtype_promotion stays "standard": under "strict" optax itself fails (radam, nadam and yogi, among others,
 # and the schedules that raise a float to the power of the integer step count).
 
+# What libtpu would ask a TPU's host for, and that processes which only compile may run side by side.
+LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips the tests marked gpu or tpu where jax runs on something else; the notebooks, the longest of all, go first."""
+    """Skips tests for what is not here: a gpu, a tpu, the compiler for TPUs; the notebooks, the longest of all, go first."""
     items.sort(key=lambda item: "test_notebooks" not in item.nodeid)
+    no_compiler = importlib.util.find_spec("libtpu") is None
     for item in items:
+        if no_compiler and item.get_closest_marker("tpu_compiler"):
+            item.add_marker(pytest.mark.skip(reason="needs libtpu, which is not installed: pip install 'jax[tpu]' (Linux on x86-64)"))
         for device in ("gpu", "tpu"):
             if item.get_closest_marker(device) and jax.default_backend() != device:
                 item.add_marker(pytest.mark.skip(reason=f"needs a {device}, jax runs on the {jax.default_backend()}"))
@@ -50,32 +63,36 @@ def task_or_skip():
     return make
 
 
-@pytest.fixture(scope="session")
-def lower_for():
-    """Lowers a function for a device that is not there, and for TPUs compiles it too: (platform, function, *arguments) -> its text.
+class Lowering(NamedTuple):
+    """What came of a function for a device that is not there."""
 
-    Arguments may be `jax.ShapeDtypeStruct`. Compiling for TPUs needs libtpu (Linux on x86-64); without it the test is skipped.
+    text: str
+    compiled: Any  # jax.stages.Compiled for a TPU; None for CUDA, whose compiler needs the device
+
+
+@pytest.fixture
+def lower_for(request, monkeypatch):
+    """Lowers for a device that is not there, and compiles for a TPU: (platform, function, *arguments, topology) -> `Lowering`.
+
+    Arguments may be `jax.ShapeDtypeStruct`. Tests that ask for the platform "tpu" are marked tpu_compiler.
     """
-    kinds = {"cuda": ("NVIDIA H100", 132), "tpu": ("TPU v5e", 1)}
 
-    def lower(platform, function, *arguments):
+    def lower(platform, function, *arguments, topology="v5e:2x2"):
         device = None
+        abstract = jax.sharding.AbstractDevice("NVIDIA H100", 132, "gpu")
         if platform == "tpu":
-            pytest.importorskip("libtpu", reason="libtpu is not installed: nothing here compiles for TPUs")
+            assert request.node.get_closest_marker("tpu_compiler"), "mark this test tpu_compiler"
             from jax.experimental import topologies
 
-            # What libtpu would ask a TPU's host for; CLOUD hosts answer, this one does not.
-            os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
-            device = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu").devices[0]
+            for name, value in LIBTPU.items():
+                monkeypatch.setenv(name, value)
+            device = topologies.get_topology_desc(topology_name=topology, platform="tpu").devices[0]
+            abstract = jax.sharding.AbstractDevice(device.device_kind, 1, "tpu")
             sharding = jax.sharding.SingleDeviceSharding(device)
             arguments = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), arguments)
-        kind, cores = kinds[platform]
-        abstract = jax.sharding.AbstractDevice(kind, cores, platform if platform == "tpu" else "gpu")
         # On jax 0.12 a kernel asks the mesh which device it is lowered for.
         with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=abstract)):
             lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,))
-        if device is not None:
-            lowered.compile()
-        return lowered.as_text()
+        return Lowering(lowered.as_text(), lowered.compile() if device is not None else None)
 
     return lower

@@ -2,8 +2,7 @@
 
 `opcodes.py` makes the instruction set from the language's table, `bytecode.py` turns a program into integers and a table
 of scalars, `xla.py` executes them inside a jitted training loop. For accelerators `pallas.py` runs a program of its own for each
-candidate of a population in one kernel launch; `packing.py` has its inputs, `population.py` makes it a transformation, and
-`substitutes.py` holds the functions that its backends lack.
+candidate of a population in one kernel launch; `packing.py` has its inputs, and `population.py` makes it a transformation.
 """
 
 from .bytecode import Bytecode, Clock, assemble

@@ -26,10 +26,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
+from ...optimizers.kernels import substitutes
 from .bytecode import FIRST_STATE_ROW, G_ROW, NUM_ROWS, NUM_SCALARS, UPDATE_ROW, W_ROW
 from .opcodes import ELEMENTWISE, EXTENDED, OPCODES
 from .packing import LANES, MAX_REDUCTIONS, WORDS, Layout, Programs
-from .substitutes import TPU
 
 Target = Literal["gpu", "tpu"]
 Refs = Sequence[Any]
@@ -197,9 +197,8 @@ def _functions(target: Target) -> list[Function]:
         "clip": lambda a, b, s, t, r: jnp.where(r > s, a * (s / r), a),
         "clip_row": lambda a, b, s, t, r: jnp.where(r > b, a * (b / r), a),
     }
-    if target == "tpu":
-        special |= {name: lambda a, b, s, t, r, fn=fn: fn(a) for name, fn in TPU.items()}
-    usual = {name: lambda a, b, s, t, r, fn=fn: fn(a, b, s, t) for name, fn in ELEMENTWISE.items()}
+    elementwise = {name: substitutes.replace(fn, substitutes.TPU) if target == "tpu" else fn for name, fn in ELEMENTWISE.items()}
+    usual = {name: lambda a, b, s, t, r, fn=fn: fn(a, b, s, t) for name, fn in elementwise.items()}
     return [(usual | special)[name] for name in OPCODES if name not in EXTENDED]
 
 

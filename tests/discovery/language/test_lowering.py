@@ -20,7 +20,10 @@ def _of(names):
     return Rule(update, (), lambda count: {"weight": 0.5})
 
 
-@pytest.mark.parametrize(("platform", "kind", "name"), [("cuda", "gpu", "pallas-triton"), ("tpu", "tpu", "pallas-tpu")])
+TARGETS = [("cuda", "gpu", "pallas-triton"), pytest.param("tpu", "tpu", "pallas-tpu", marks=pytest.mark.tpu_compiler)]
+
+
+@pytest.mark.parametrize(("platform", "kind", "name"), TARGETS)
 def test_all_operations_lower(platform, kind, name, lower_for, monkeypatch):
     monkeypatch.setattr(backend, "platform", lambda: kind)
     params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax._src.pallas.mosaic.interpret import interpret_pallas_call
-from jax.experimental import topologies
 from jax.experimental.pallas import tpu as pltpu
 
 from stepsmith.discovery.language import canonical_hash, extended_operations, load, names, parse
-from stepsmith.discovery.vm import Bytecode, Clock, assemble, packing, pallas, register_machine, substitutes
+from stepsmith.discovery.vm import Bytecode, Clock, assemble, packing, pallas, register_machine
 from stepsmith.discovery.vm.bytecode import G_ROW, MAX_INSTRUCTIONS, NUM_SCALARS, UPDATE_ROW, W_ROW
 from stepsmith.discovery.vm.opcodes import EXTENDED, OPCODES
 from stepsmith.discovery.vm.population import Candidates, population_machine
@@ -184,8 +183,8 @@ def test_no_data_races():
     assert not interpret_pallas_call.races.races_found
 
 
-def _shapes_of_arguments(layout, candidates, sharding=None):
-    shape = lambda *dims, dtype=jnp.float32: jax.ShapeDtypeStruct(dims, dtype, sharding=sharding)  # noqa: E731
+def _shapes_of_arguments(layout, candidates):
+    shape = lambda *dims, dtype=jnp.float32: jax.ShapeDtypeStruct(dims, dtype)  # noqa: E731
     example = packing.pack([assemble(load("lion"), CLOCK)])
     programs = jax.tree.map(lambda x: shape(candidates, *x.shape[1:], dtype=x.dtype), example)
     flat = shape(candidates, *layout.flat_shape)
@@ -196,56 +195,33 @@ def _shapes_of_arguments(layout, candidates, sharding=None):
 _triton = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 
 
-@pytest.fixture
-def gpu():
-    """Lowers for a GPU that is not there."""
-    device = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", 132, "gpu")
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device)):
-        yield
-
-
 @_triton
 @pytest.mark.parametrize("shapes", [MODEL, ((1,),)], ids=["model", "one number"])
-def test_lowers_for_cuda(gpu, shapes):
+def test_lowers_for_cuda(lower_for, shapes):
     layout = pallas.layout(shapes, "gpu")
-    update = jax.jit(lambda *arguments: pallas.update(layout, *arguments, "gpu"))
-    text = update.trace(*_shapes_of_arguments(layout, 4)).lower(lowering_platforms=("cuda",)).as_text()
+    text = lower_for("cuda", lambda *each: pallas.update(layout, *each, "gpu"), *_shapes_of_arguments(layout, 4)).text
     assert "population_update" in text and "population_sums" in text
 
 
 @_triton
-def test_the_transformation_is_one_launch_for_all_candidates(gpu):
+def test_the_transformation_is_one_launch_for_all_candidates(lower_for):
     """Under vmap and inside a scan, as a batch trains: two kernels in the program whatever the number of candidates."""
     candidates = Candidates.of([assemble(load("lion"), CLOCK)] * 5)
-    run = jax.jit(lambda *arguments: jax.vmap(lambda one: _updates(population_machine(one, 2, "gpu"), *arguments[1:]))(arguments[0]))
-    text = run.trace(candidates, *_draw(MODEL)).lower(lowering_platforms=("cuda",)).as_text()
+
+    def run(candidates, *model):
+        return jax.vmap(lambda one: _updates(population_machine(one, 2, "gpu"), *model))(candidates)
+
+    text = lower_for("cuda", run, candidates, *_draw(MODEL)).text
     assert text.count("xla.gpu.triton") == 2
 
 
-@pytest.fixture
-def tpu(monkeypatch):
-    """Compiles for a TPU that is not there."""
-    pytest.importorskip("libtpu", reason="compiling for TPU needs libtpu: pip install 'stepsmith[tpu]'")
-    for name, value in {"SKIP_MDS_QUERY": "1", "ACCELERATOR_TYPE": "v5litepod-4", "WORKER_HOSTNAMES": "localhost"}.items():
-        monkeypatch.setenv(f"TPU_{name}", value)
-    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # tests may run side by side
-
-    def topology(name):
-        try:
-            return topologies.get_topology_desc(platform="tpu", topology_name=name)
-        except jax.errors.JaxRuntimeError as error:
-            pytest.skip(f"libtpu gives no topology {name}: {str(error)[:80]}")
-
-    return topology
-
-
+@pytest.mark.tpu_compiler
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v6e:2x2"])
 @pytest.mark.parametrize("shapes", [MODEL, ((64, 1024),)], ids=["small blocks", "large blocks"])
-def test_compiles_for_tpu(tpu, topology, shapes):
-    device = tpu(topology).devices[0]
+def test_compiles_for_tpu(lower_for, topology, shapes):
     layout = pallas.layout(shapes, "tpu")
-    arguments = _shapes_of_arguments(layout, 4, jax.sharding.SingleDeviceSharding(device))
-    compiled = jax.jit(lambda *each: pallas.update(layout, *each, "tpu")).trace(*arguments).lower(lowering_platforms=("tpu",)).compile()
+    arguments = _shapes_of_arguments(layout, 4)
+    compiled = lower_for("tpu", lambda *each: pallas.update(layout, *each, "tpu"), *arguments, topology=topology).compiled
     assert compiled.memory_analysis().output_size_in_bytes > 4 * 3 * layout.num_rows * packing.LANES
 
 
@@ -293,25 +269,3 @@ def test_blocks_hold_the_arrays(shapes, block_rows):
     assert layout.counts.sum() == sum(layout.sizes) and len(layout.counts) == blocks.shape[1] == len(layout.leaf_of_block)
     padding = np.arange(blocks.shape[2]) >= layout.counts[:, None]
     assert not blocks[:, padding].any()
-
-
-def _arguments():
-    rng = np.random.default_rng(0)
-    sizes = 10 ** rng.uniform(-37, 38.5, 100_000)
-    near = [rng.uniform(-low, low, 100_000) for low in (1, 3, 90)]
-    ones = 1 + rng.choice([-1, 1], 50_000) * 10 ** rng.uniform(-7, 0, 50_000)
-    special = [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, np.inf, -np.inf, np.nan]
-    return np.concatenate([sizes, -sizes, *near, ones, special]).astype(np.float32)
-
-
-@pytest.mark.parametrize("name", substitutes.TPU)
-def test_substitutes_keep_their_bound(name):
-    x = _arguments()
-    with np.errstate(all="ignore"):
-        exact = getattr(np, name)(x.astype(np.float64))
-        rounded = exact.astype(np.float32)
-    found = np.asarray(jax.jit(substitutes.TPU[name])(x), np.float64)
-    normal = np.isfinite(rounded) & (np.abs(rounded) > 2e-38)
-    assert np.max(np.abs(found[normal] / exact[normal] - 1)) <= substitutes.ERROR
-    rest = ~normal & ~((np.abs(rounded) > 0) & (np.abs(rounded) < 2e-38))
-    np.testing.assert_array_equal(found[rest], rounded[rest])
