@@ -3,7 +3,7 @@
 Its folder is that of `tasks.checkpoints`, and two files more:
 
     search.json     the search since the latest checkpoint, which is written after each stage
-    schedule.json   what was found, for `schedules.autolrs.replay.load`
+    schedule.json   the learning rates that were found, for `--schedule FILE` and `schedules.load_recorded`
 """
 
 import dataclasses
@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from ...schedules.autolrs import gp, replay, stages
+from ...schedules import save_recorded
+from ...schedules.autolrs import gp, stages
 from ...schedules.autolrs.controller import run
+from ...schedules.autolrs.replay import to_schedule
 from ...schedules.autolrs.stages import AutoLRSConfig, State
 from ...tasks import curves
 from ...tasks.base import load_on_device
@@ -29,7 +31,7 @@ from ...tasks.saving import Store
 from ...tasks.training import NONFINITE, OK
 from .rules import Prepared, prepare
 from .schedule_loop import AnyTask, TaskLoop
-from .schedule_sources import destinations
+from .schedule_sources import check_output, destinations
 
 AUTOLRS = "autolrs"  # in the place of a schedule's name
 SPAN = 30.0  # rates are searched from the learning rate divided by it to the learning rate times it
@@ -64,8 +66,7 @@ def make_online(
     centre = prepared.settings["learning_rate"]
     if not centre > 0:
         raise ValueError(f"--schedule {AUTOLRS} searches around the learning rate, which must be above 0, got {centre:g}")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise ValueError(f"--save-schedule {output}: there is no folder {output.absolute().parent}")
+    check_output(output)
     config = stages.scaled(steps, lowest=centre / SPAN, highest=centre * SPAN, batch=BATCH)
     settings = {**prepared.settings, "schedule": AUTOLRS, "search": dataclasses.asdict(config)}
     return prepared._replace(settings=settings), Online(prepared.create, config, output)
@@ -111,9 +112,9 @@ def train_online(
             stop = stack.enter_context(asked_to_stop())
             recorder = _Recorder(folder, loop, stack.enter_context(Store(folder / CHECKPOINTS)), online.config, stop, on_chunk)
             result, state = recorder.train(lambda state: scored_splits(task, loop.train_state, _code(state), data))
-    if result.status != INTERRUPTED:
+    if result.status == stages.OK:
         for path in destinations(folder, SCHEDULE, online.output):
-            replay.save(stages.found(online.config, state), path)
+            save_recorded(path, to_schedule(stages.found(online.config, state)), state.step)
     return result
 
 

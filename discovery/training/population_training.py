@@ -21,7 +21,6 @@ import optax
 
 from ...schedules import piecewise_schedule, population, save_recorded
 from ...schedules.population import Hyperparameter, PopulationConfig, State
-from ...schedules.recorded import SUFFIXES
 from ...tasks import curves
 from ...tasks.base import load_on_device
 from ...tasks.checkpoints import CHECKPOINTS, FORMAT, INTERRUPTED, RUNNING, OnChunk, TrainingResult, asked_to_stop, claimed, scored_splits
@@ -30,7 +29,7 @@ from ...tasks.saving import Store
 from ...tasks.training import NONFINITE, OK
 from .population_loop import AnyTask, PopulationError, TaskPopulation
 from .rules import Prepared, prepare
-from .schedule_sources import destinations
+from .schedule_sources import check_output, destinations
 
 PBT = "pbt"  # in the place of a schedule's name, alone or with the number of members: 'pbt:16'
 RATE = "learning_rate"
@@ -85,10 +84,7 @@ def make_population(
     centre = prepared.settings[RATE]
     if not centre > 0:
         raise PopulationError(f"--schedule {PBT} searches around the learning rate, which must be above 0, got {centre:g}")
-    if output is not None and output.suffix not in SUFFIXES:
-        raise PopulationError(f"--save-schedule {output}: a schedule is written as {' or '.join(SUFFIXES)}")
-    if output is not None and not output.absolute().parent.is_dir():
-        raise PopulationError(f"--save-schedule {output}: there is no folder {output.absolute().parent}")
+    check_output(output)
     rate = Hyperparameter(RATE, centre / SPAN, centre * SPAN)
     config = PopulationConfig(steps, (rate,), interval=-(-steps // ROUNDS), members=members, seed=seed)
     settings = {**prepared.settings, "schedule": schedule, "population": dataclasses.asdict(config)}

@@ -58,6 +58,18 @@ def find_schedule(name: str) -> ScheduleSource:
     return ScheduleSource(row.relative, row.summary, None)
 
 
+def check_output(output: Path | None) -> None:
+    """Refuses a file that a schedule cannot be written to, before anything is trained.
+
+    Raises:
+        ScheduleError: its name ends otherwise than in .csv or .json, or its folder is not there.
+    """
+    if output is not None and output.suffix not in SUFFIXES:
+        raise ScheduleError(f"--save-schedule {output}: a schedule is written as {' or '.join(SUFFIXES)}")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise ScheduleError(f"--save-schedule {output}: there is no folder {output.absolute().parent}")
+
+
 def destinations(folder: Path | None, name: str, output: Path | None) -> list[Path]:
     """Where a schedule that was found is written: by that name in the checkpoints' folder, and to the file that was asked for."""
     return [path for path in (None if folder is None else folder / name, output) if path is not None]

@@ -149,14 +149,10 @@ def command(console: Console, job: Job, folder: Path | None, every: int | None, 
 
 
 def _print_found(console: Console, job: Job, folder: Path | None, result: TrainingResult) -> None:
-    """The files of a schedule that was found; of a winner's shape also the learning rate that belongs to it."""
-    if result.status != STATUS_NAMES[OK]:
-        return
-    if isinstance(job.finder, Online):
-        for path in destinations(folder, online.SCHEDULE, job.finder.output):
-            console.print(f"the schedule that was found: {path}", markup=False)
-    elif job.finder is not None:
-        for path in destinations(folder, population_training.SCHEDULE, job.finder.output):
+    """The files of a schedule that was found, each with the learning rate that belongs to its shape."""
+    if job.finder is not None and result.status == STATUS_NAMES[OK]:
+        name = online.SCHEDULE if isinstance(job.finder, Online) else population_training.SCHEDULE
+        for path in destinations(folder, name, job.finder.output):
             replayed = shlex.join(["--schedule", str(path), "--learning-rate", f"{recorded_peak(path):g}"])
             console.print(f"the schedule that was found: {replayed}", markup=False)
 

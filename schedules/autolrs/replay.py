@@ -1,8 +1,6 @@
-"""What AutoLRS found as an optax schedule: a linear warm-up and a constant rate a stage, saved as JSON and loaded again."""
+"""What AutoLRS found as an optax schedule: a linear warm-up and a constant rate a stage. `save_recorded` writes it to a file."""
 
-import json
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,11 +8,9 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-KIND = "piecewise_constant"  # what the file says it holds
-
 
 class ReplayError(ValueError):
-    """A file holds no schedule, or its numbers make none."""
+    """Pieces that make no schedule."""
 
 
 class Piece(NamedTuple):
@@ -73,33 +69,3 @@ def to_schedule(found: Found) -> optax.Schedule:
         return jnp.where(jnp.asarray(step) < found.warmup_steps, found.warmup_rate * share, constant)
 
     return schedule  # pyright: ignore[reportReturnType]  # optax's own type of a schedule leaves out traced steps
-
-
-def save(found: Found, path: str | Path) -> None:
-    """Writes the schedule as JSON that `load` reads."""
-    Path(path).write_text(json.dumps({"kind": KIND, **found._asdict()}) + "\n", encoding="utf-8")
-
-
-def load(path: str | Path) -> Found:
-    """Reads what `save` wrote.
-
-    Raises:
-        ReplayError: the file holds something else.
-
-    Example:
-        >>> import tempfile
-        >>> found = Found(100, 0, 0.0, (Piece(0, 0.3), Piece(50, 0.1)), 500)
-        >>> path = Path(tempfile.mkdtemp()) / "schedule.json"
-        >>> save(found, path)
-        >>> load(path) == found
-        True
-    """
-    try:
-        saved = json.loads(Path(path).read_text(encoding="utf-8"))
-        if saved.pop("kind") != KIND:
-            raise ReplayError(f"its kind is not {KIND}")
-        found = Found(**{**saved, "pieces": tuple(Piece(*piece) for piece in saved["pieces"])})
-        to_schedule(found)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ReplayError(f"{path}: holds no schedule found by AutoLRS ({' '.join(str(error).split())[:200]})") from None
-    return found
