@@ -1,5 +1,7 @@
 """An elementwise program as one readable Python file that runs as one kernel, by the fuser of `stepsmith.optimizers.kernels`."""
 
+from collections.abc import Sequence
+
 from ..language.ops import OPS, Shape
 from ..language.program import SCHEDULE, Program, ProgramError
 from ..language.text import to_text
@@ -63,14 +65,17 @@ def _docstring(program: Program, name: str, parts: Separated | None, body: Eleme
 def _update(program: Program, parts: Separated | None, body: Elementwise) -> str:
     lines = ["def _update(w, g, states, scalars):  # a piece of a parameter array, in float32"]
     if program.states:
-        lines.append(f"    {', '.join(program.states)}{',' if len(program.states) == 1 else ''} = states")
+        lines.append(f"    {_tuple(program.states)} = states")
     lines += [f'    {name} = scalars["{name}"]' for name in body.passed]
     lines += [f"    {line}" for line in body.lines]
     result = f'-scalars["learning_rate"] * {body.outputs[0]}' if parts is None and "lr" not in body.inputs else f"-{body.outputs[0]}"
     if parts is not None:
         result = f'-scalars["learning_rate"] * ({body.outputs[0]} + scalars["weight_decay"] * w)'
-    states = "".join(f"{output}, " for output in body.outputs[1:])
-    return "\n".join([*lines, f"    return {result}, ({states.strip() if len(body.outputs) == 2 else states.strip(', ')})"])
+    return "\n".join([*lines, f"    return {result}, {_tuple(body.outputs[1:])}"])
+
+
+def _tuple(names: Sequence[str]) -> str:
+    return f"({', '.join(names)}{',' if len(names) == 1 else ''})"
 
 
 def _function(name: str, program: Program, parts: Separated | None, body: Elementwise) -> str:
@@ -94,7 +99,7 @@ def _function(name: str, program: Program, parts: Separated | None, body: Elemen
     def scalars(count):  # steps taken
 {inside}
 
-    return fuse(Rule(_update, (State(),) * {len(program.states)}, scalars), {"mask" if parts else "None"}, backend)'''
+    return fuse(Rule(_update, {_tuple(["State()"] * len(program.states))}, scalars), {"mask" if parts else "None"}, backend)'''
 
 
 def _number(value: float) -> str:

@@ -10,6 +10,7 @@ import optax
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from ...optimizers import registry as optimizers
+from ...optimizers.kernels import Fused
 from ..export import separate
 from ..language import SCHEDULE, Program, as_transformation, load, to_text
 from ..language import names as program_names
@@ -207,6 +208,8 @@ def _from_file(name: str, learning_rate: float | None) -> Source:
             transformation = factory(**given)
         except Exception as error:  # the user's own code
             raise RuleError(f"{name}: {factory.__name__} cannot be called with {', '.join(given)}: {said(error)}") from error
+        if isinstance(transformation, Fused):
+            transformation = transformation.transformation
         if not isinstance(transformation, optax.GradientTransformation):
             raise RuleError(f"{name}: {factory.__name__} gives {type(transformation).__name__}, not an optax.GradientTransformation")
         return transformation

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.discovery.export import to_optax
+from stepsmith.discovery.export import to_optax, to_pallas
 from stepsmith.discovery.language import load, to_text
 from stepsmith.discovery.training.rules import RuleError, make_rule
 from stepsmith.discovery.training.train import make_job, run_job
@@ -82,6 +82,9 @@ def test_program_text_json_and_exported_file_are_the_same_rule(tmp_path):
     _close(_params(first.transformation), _params(exported.transformation), 1e-4)
     named = make_rule(f"{tmp_path / 'best.py'}:found", STEPS, "cosine", 0.01)
     _close(_params(named.transformation), _params(exported.transformation), 0)
+    (tmp_path / "kernel.py").write_text(to_pallas(program, "found"))
+    kernel = make_rule(str(tmp_path / "kernel.py"), STEPS, "cosine", 0.01)
+    _close(_params(kernel.transformation), _params(exported.transformation), 1e-4)
 
 
 MINE = """
