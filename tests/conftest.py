@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 # Read by jax when it is imported. To run the tests marked gpu or tpu: JAX_PLATFORMS=cuda pytest -m gpu.
@@ -17,8 +18,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 import jaxtyping
 
+
+def _modules_with_shapes() -> list[str]:
+    """Those of `stepsmith.discovery` that name shapes: others would pay for the check at every call, and seconds at import."""
+    spec = importlib.util.find_spec("stepsmith.discovery")
+    assert spec is not None and spec.origin is not None
+    folder = Path(spec.origin).parent
+    paths = [path.relative_to(folder) for path in folder.rglob("*.py") if "from jaxtyping import" in path.read_text()]
+    return [".".join(("stepsmith", "discovery", *path.with_suffix("").parts)) for path in paths]
+
+
 # Before the first import of the package; modules imported earlier would stay unchecked.
-jaxtyping.install_import_hook("stepsmith.discovery", "beartype.beartype")
+jaxtyping.install_import_hook(_modules_with_shapes(), "beartype.beartype")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -12,9 +12,10 @@ from stepsmith.discovery.evaluate.batched import Trial, evaluate_batch, prepare_
 from stepsmith.discovery.evaluate.fitness import Yardstick
 from stepsmith.discovery.evaluate.job import evaluate_all
 from stepsmith.discovery.evaluate.together import evaluate_together
-from stepsmith.discovery.evaluate.training_run import evaluate, prepare_task
+from stepsmith.discovery.evaluate.training_run import bytecode, evaluate, prepare_task
 from stepsmith.discovery.language import load, parse
 from stepsmith.discovery.session import _places
+from stepsmith.discovery.vm import packing
 from stepsmith.discovery.vm.pallas import KernelError
 from stepsmith.tasks import get
 from stepsmith.tasks.models import MLP
@@ -47,9 +48,15 @@ def compacted(small):
 
 
 @pytest.fixture(scope="session")
-def fixed(small):
-    """The same in batches of 8 alone."""
-    return prepare_batch(small, 8, fixed=True, machine="xla")
+def fixed(compacted):
+    """The same in batches of 8 alone, compiled once for both."""
+    return compacted._replace(capacity=8, fixed=True)
+
+
+@pytest.fixture(scope="session")
+def kernel(small):
+    """The kernel, simulated, in batches of 16."""
+    return prepare_batch(small, 16, fixed=True, interpret=True)
 
 
 def _same(found, expected, rtol=RTOL):
@@ -60,16 +67,27 @@ def _same(found, expected, rtol=RTOL):
     np.testing.assert_allclose(*losses, rtol=rtol)
 
 
-def test_the_kernel_on_digits_equals_one_at_a_time():
+def test_the_kernel_on_digits_equals_one_at_a_time(small, kernel):
     """With what the kernel has no form of, and what has no bytecode."""
-    prepared = prepare_task(dataclasses.replace(get("digits_mlp"), steps=60), "linear", extended=True)
     trials = [Trial(rule, seed, factor) for rule in RULES for seed, factor in ((0, 1.0), (1, 0.3))]
     trials += [Trial(each, 2) for each in (DIVERGES, DIVERGES_LATER, NONFINITE, INVALID, ALONE, load("muon"))]
-    expected = [evaluate(prepared, *trial) for trial in trials]
+    expected = [evaluate(small, *trial) for trial in trials]
     assert {e.status for e in expected} == {Status.OK, Status.DIVERGED, Status.NONFINITE, Status.INVALID}
-    together = prepare_batch(prepared, 16, fixed=True, interpret=True)
-    assert together.identity == {"batch": "16 fixed", "machine": "pallas"}
-    _same(evaluate_batch(together, trials), expected)
+    assert kernel.identity == {"batch": "16 fixed", "machine": "pallas"}
+    _same(evaluate_batch(kernel, trials), expected)
+
+
+def test_programs_of_the_extended_language_run_beside_the_kernel(small, kernel):
+    alone, lion = [], bytecode(small, load("lion"), 1.0)
+
+    def run(code, seed, limits):  # in the place of a loop that has the operations on matrices, which takes long to compile
+        alone.append(code)
+        return small.run(lion, seed, limits)
+
+    batched = kernel._replace(prepared=small._replace(extended=True, run=run))
+    found = evaluate_batch(batched, [Trial(load("muon"), 0), Trial(load("sgd"), 1)])
+    _same(found, [evaluate(small, load("lion"), 0), evaluate(small, load("sgd"), 1)])
+    assert len(alone) == 1 and packing.unsupported(alone[0])
 
 
 def test_a_batch_shrinks_as_its_runs_end(small, compacted):
