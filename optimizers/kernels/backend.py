@@ -16,8 +16,9 @@ class BackendError(ValueError):
 
 
 def platform() -> str:
-    """What jax compiles for by default: ``cpu``, ``gpu`` or ``tpu``."""
-    return jax.default_backend()
+    """What jax compiles for by default: ``cpu``, ``gpu`` or ``tpu``. Where JAX_PLATFORMS says it, no device is opened to find out."""
+    named = (jax.config.jax_platforms or "").partition(",")[0]
+    return {"cuda": "gpu", "rocm": "gpu"}.get(named, named) or jax.default_backend()
 
 
 def resolve(backend: str | None) -> str:
