@@ -2,10 +2,12 @@
 
     python tests/benchmarks/device.py [--quick] [--minutes 7] [--output device.json]
 
-On a bare machine with jax and this checkout (`pip install -e .`), under 8 minutes. It measures the bandwidth of a copy, then for
+On a bare machine with jax and this checkout (`pip install -e .`). It measures the bandwidth of a copy, then for
 each case checks the kernel on fresh random inputs and times it, its plain-XLA reference and optax's update with apply_updates,
-all jitted and donated: medians over many steps, inputs larger than the cache. On a CPU, `--quick` runs the same with plain XLA, and
-checks the interpreted kernel, at sizes that say nothing about speed. `CASES` lists what provides cases: add another file's function there.
+all jitted and donated: medians over many steps, inputs larger than the cache. Then come the candidates a second of populations, by
+`population_device.py`, whose kernel is checked likewise. `--minutes` holds for each of the two. On a CPU, `--quick` runs the same
+with plain XLA, and checks the interpreted kernels, at sizes that say nothing about speed. `CASES` lists what provides cases: add
+another file's function there.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from population_device import population_cases
 
 from stepsmith import optimizers
 from stepsmith.optimizers.kernels import backend, bytes_moved
@@ -188,23 +191,8 @@ def measure(case: Case, bandwidth: float, key: jax.Array) -> dict[str, Any]:
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, a smoke test")
-    parser.add_argument("--minutes", type=float, default=7.0, help="start no case after this long")
-    parser.add_argument("--output", type=Path, default=Path("device.json"))
-    options = parser.parse_args()
-    device, start = jax.devices()[0], time.perf_counter()
-    if device.platform == "cpu" and not options.quick:
-        parser.error("jax runs on the CPU here, whose times this is not about: use --quick")
-    memory = (device.memory_stats() or {}).get("bytes_limit", 8 * 2**30)
-    bandwidth = copy_bandwidth(options.quick)
-    result: dict[str, Any] = {"device": device.device_kind, "date": time.strftime("%Y-%m-%d"), "jax": jax.__version__}
-    result |= {"host": platform.processor() or platform.machine(), "copy_gb_s": bandwidth / 1e9, "quick": options.quick}
-    result |= {"rows": [], "skipped": []}
-    print(
-        f"{device.device_kind}, jax {jax.__version__}, copy {bandwidth / 1e9:.1f} GB/s{', sizes of a smoke test' if options.quick else ''}"
-    )
+def _updates(options: argparse.Namespace, memory: int, bandwidth: float, result: dict[str, Any]) -> None:
+    start = time.perf_counter()
     print(f"{'case':45} {'MB':>9} {'kernel us':>10} {'xla us':>10} {'optax us':>10} {'of copy':>8} {'optax/ours':>10}")
     for number, case in enumerate(case for cases in CASES for case in cases(options.quick)):
         why = "too large for the memory" if case.resident > MEMORY_SHARE * memory else None
@@ -217,7 +205,43 @@ def main() -> None:
         result["rows"].append(row)
         times = " ".join(f"{row[way]:10.1f}" if way in row else f"{'-':>10}" for way in ("kernel_us", "xla_us", "optax_us"))
         print(f"{row['case']:45} {row['bytes'] / 1e6:9.2f} {times} {row['share']:8.1%} {row['optax_over_ours']:10.2f}", flush=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _populations(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    start = time.perf_counter()
+    columns = ("batch", "optax_vmap", "cpu_one_core")
+    print(f"\n{'candidates a second':25} {'parameters':>10} {'difference':>10} " + " ".join(f"{name:>12}" for name in columns))
+    for row in population_cases(options.quick):
+        result["population"].append(row)
+        rates = " ".join(f"{row[name]:12.2f}" if row[name] else f"{'no memory':>12}" for name in columns)
+        print(f"{row['task'] + ', ' + str(row['candidates']):25} {row['parameters']:10} {row['difference']:10.1e} {rates}", flush=True)
+        if time.perf_counter() - start > 60 * options.minutes:
+            print("out of time")
+            return
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, a smoke test")
+    parser.add_argument("--minutes", type=float, default=7.0, help="start no case, and no population, after this long")
+    parser.add_argument("--output", type=Path, default=Path("device.json"))
+    options = parser.parse_args()
+    device = jax.devices()[0]
+    if device.platform == "cpu" and not options.quick:
+        parser.error("jax runs on the CPU here, whose times this is not about: use --quick")
+    memory = (device.memory_stats() or {}).get("bytes_limit", 8 * 2**30)
+    bandwidth = copy_bandwidth(options.quick)
+    result: dict[str, Any] = {"device": device.device_kind, "date": time.strftime("%Y-%m-%d"), "jax": jax.__version__}
+    result |= {"host": platform.processor() or platform.machine(), "copy_gb_s": bandwidth / 1e9, "quick": options.quick}
+    result |= {"rows": [], "skipped": [], "population": []}
+    print(
+        f"{device.device_kind}, jax {jax.__version__}, copy {bandwidth / 1e9:.1f} GB/s{', sizes of a smoke test' if options.quick else ''}"
+    )
+    try:
+        _updates(options, memory, bandwidth, result)
+        _populations(options, result)
+    finally:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

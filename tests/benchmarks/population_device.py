@@ -2,10 +2,11 @@
 
     python tests/benchmarks/population_device.py [--quick]
 
-`population_cases` is for a device's script; run by hand it prints its rows as JSON lines. All sides take the same mutants of AdamW from
-program to validation loss, whole runs of the task. The CPU path runs in a process of its own on one core, so `cpu_one_core` is to be
-taken times the cores that a search would use. The optax side is one rule (AdamW) at as many learning rates: what a compiler can do
-with a population whose program it knows. --quick is a smoke on any machine: few candidates, few steps, the kernel simulated.
+Run by hand it prints its rows as JSON lines; `device.py` has them too. Before a task is timed the kernel is checked against the
+reference machine. All sides take the same mutants of AdamW from program to validation loss, whole runs of the task. The CPU path
+runs in a process of its own on one core, so `cpu_one_core` is to be taken times the cores that a search would use. The optax side
+is one rule (AdamW) at as many learning rates: what a compiler can do with a population whose program it knows. --quick is a smoke
+on any machine: few candidates, few steps, the kernel simulated.
 """
 
 import dataclasses
@@ -99,6 +100,45 @@ def batch_rate(prepared: Any, size: int, repeats: int, simulated: bool) -> float
     return size / _median_seconds(lambda: evaluate_batch(batched, trials), repeats)
 
 
+def largest_difference(prepared: Any, count: int, simulated: bool) -> float:
+    """Of the updates of the kernel and of the reference machine, three steps of each candidate, as a share of the step's largest number.
+
+    Candidates that a nudge of the gradients by a millionth moves as far are left out: what rounding makes of them says nothing.
+
+    Raises:
+        AssertionError: they are more than a quarter, or the others differ by more than rounding.
+    """
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from stepsmith.discovery.evaluate.training_run import bytecode
+    from stepsmith.discovery.vm import pallas, register_machine
+    from stepsmith.discovery.vm.population import Candidates, population_machine
+
+    codes = [bytecode(prepared, program, 1.0) for program in candidates(count)]
+    params, target = prepared.task.init(jax.random.key(0))[0], pallas.require(simulated)
+    gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), (3, *x.shape)), params)
+
+    def updates(machine: Any, gradients: Any) -> Any:  # [steps, elements]
+        def step(state: Any, g: Any) -> Any:
+            found, state = machine.update(g, state, params)
+            return state, jnp.concatenate([x.reshape(-1) for x in jax.tree.leaves(found)])
+
+        return jax.lax.scan(step, machine.init(params), gradients)[1]
+
+    batch, stacked = Candidates.of(codes), jax.tree.map(lambda *each: np.stack(each), *codes)
+    kernel = jax.jit(jax.vmap(lambda one: updates(population_machine(one, 6, target, simulated), gradients)))(batch)
+    reference = jax.jit(lambda g: jax.lax.map(lambda code: updates(register_machine(code), g), stacked))
+    expected, nudged = (reference(jax.tree.map(lambda x, by=by: x * by, gradients)) for by in (1.0, 1.000001))
+    size = jnp.maximum(jnp.max(jnp.abs(expected), 2, keepdims=True), 1e-30)
+    apart, sensitive = (jnp.max(jnp.abs(each - expected) / size, (1, 2)) for each in (kernel, nudged))
+    steady = np.asarray(sensitive < 1e-4)  # false also where something is not finite
+    assert steady.mean() >= 0.75, f"only {steady.mean():.0%} of the candidates can be compared"
+    assert np.all(np.asarray(apart)[steady] < 1e-3), f"updates differ by up to {np.max(np.asarray(apart)[steady]):.2g}"
+    return float(np.max(np.asarray(apart)[steady]))
+
+
 def _median_seconds(action: Any, repeats: int) -> float:
     action()  # compiles
     seconds = []
@@ -121,7 +161,8 @@ def population_cases(
         repeats: of which the median counts.
 
     Yields:
-        task, candidates, parameters, then candidates a second: batch, optax_vmap, cpu_one_core, and the ratios of the first to those.
+        task, candidates, parameters, difference (see `largest_difference`), then candidates a second: batch, optax_vmap, cpu_one_core,
+        and the ratios of the first to those.
     """
     import jax
 
@@ -132,9 +173,11 @@ def population_cases(
     for name in tasks:
         cpu, prepared = cpu_rate(name, quick), prepared_task(name, quick)
         params = jax.tree.leaves(prepared.task.init(jax.random.key(0))[0])
+        simulated = quick and pallas.available() is None
+        difference = largest_difference(prepared, 8 if quick else 64, simulated)
         for size in sizes:
             row: dict[str, Any] = {"task": name, "candidates": size, "parameters": sum(leaf.size for leaf in params)}
-            simulated = quick and pallas.available() is None
+            row["difference"] = difference
             row["batch"] = _unless_out_of_memory(batch_rate, prepared, size, repeats, simulated)
             row["optax_vmap"] = _unless_out_of_memory(optax_rate, prepared, size, repeats)
             row["cpu_one_core"] = cpu
