@@ -201,11 +201,6 @@ def _shapes_of_arguments(layout, candidates):
     return programs, shape(candidates, NUM_SCALARS), flat, flat, shape(candidates, 2, *layout.flat_shape)
 
 
-# jax 0.12 warns so; the kernel's registers and branches are written for Triton.
-_triton = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
-
-
-@_triton
 @pytest.mark.parametrize("shapes", [MODEL, ((1,),)], ids=["model", "one number"])
 def test_lowers_for_cuda(lower_for, shapes):
     layout = pallas.layout(shapes, "gpu")
@@ -213,7 +208,6 @@ def test_lowers_for_cuda(lower_for, shapes):
     assert "population_update" in text and "population_sums" in text
 
 
-@_triton
 def test_the_transformation_is_one_launch_for_all_candidates(lower_for):
     """Under vmap and inside a scan, as a batch trains: two kernels in the program whatever the number of candidates."""
     candidates = Candidates.of([assemble(load("lion"), CLOCK)] * 5)
