@@ -2,12 +2,12 @@
 
     python tests/benchmarks/device.py [--quick] [--minutes 7] [--output device.json]
 
-On a bare machine with jax and this checkout (`pip install -e .`), meant for under 8 minutes. It measures the bandwidth of a copy, then for
-each case checks the kernel on fresh random inputs and times it, its plain-XLA reference and optax's update with apply_updates,
-all jitted and donated: medians over many steps, inputs larger than the cache. Then come the candidates a second of populations, by
-`population_device.py`, whose kernel is checked likewise. After `--minutes` no further case begins; populations may use the last third of them. On a CPU, `--quick` runs the same
-with plain XLA, and checks the interpreted kernels, at sizes that say nothing about speed. `CASES` lists what provides cases: add
-another file's function there.
+On a bare machine with jax and this checkout (`pip install -e .`), meant for under 8 minutes. It measures the bandwidth of a copy,
+then for each case checks the kernel on fresh random inputs and times it, its plain-XLA reference and optax's update with
+apply_updates, all jitted and donated: medians over many steps, inputs larger than the cache. Then come the candidates a second of
+populations, by `population_device.py`, whose kernel is checked likewise. After `--minutes` no further case begins; populations may
+use the last third of them. On a CPU, `--quick` runs the same with plain XLA, and checks the interpreted kernels, at sizes that say
+nothing about speed. `CASES` lists what provides cases: add another file's function there.
 """
 
 import argparse
