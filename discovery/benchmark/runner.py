@@ -33,6 +33,11 @@ class Job(Work, Protocol):
         ...
 
     @property
+    def what(self) -> str:
+        """For the reader of an event."""
+        ...
+
+    @property
     def count(self) -> int:
         """What it adds to the progress."""
         ...
@@ -158,7 +163,7 @@ def run_jobs(
                     edited = job.entry
                     continue
                 if result.status:
-                    events.append(EventRow(time.time(), str(result.status), f"{job.affinity} cost its workers"))
+                    events.append(EventRow(time.time(), str(result.status), f"{job.what} cost its workers"))
                 if result.status and (parts := job.one_by_one(new_keys)):
                     for part in parts:
                         open_jobs[part.key] = part

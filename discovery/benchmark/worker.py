@@ -47,6 +47,10 @@ class TrialJob:
     count = runs
 
     @property
+    def what(self) -> str:
+        return f"{self.affinity} {self.trials}"
+
+    @property
     def affinity(self) -> str:
         return f"{self.entry} {self.workload}"
 

@@ -48,6 +48,10 @@ class CellJob:
         return 1
 
     @property
+    def what(self) -> str:
+        return f"{self.entry} {self.workload} at {self.budget} %"
+
+    @property
     def affinity(self) -> str:
         return f"{self.executable} {self.workload} {self.budget}"
 

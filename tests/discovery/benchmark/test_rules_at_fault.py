@@ -65,7 +65,9 @@ def test_an_edited_rule_ends_the_comparison_and_what_was_done_is_kept(tmp_path, 
         if done == 5:
             rule.write_text(edit)
 
-    with pytest.raises(ConfigError, match=r"mine.py was edited while it was compared; the trials until then are kept in .*/run: undo"):
+    with pytest.raises(
+        ConfigError, match=r"mine.py@linear was edited while it was compared; the trials until then are kept in .*/run: undo"
+    ):
         evaluate(config, path, 1, on_progress)
     assert len(read(path).rows) == 5
     if "sgd" in edit:
@@ -80,7 +82,7 @@ def test_a_worker_trains_no_other_rule_than_was_asked_for(tmp_path):
     (tmp_path / "mine.py").write_text(RULE)
     found = entry(str(tmp_path / "mine.py"))
     job = TrialJob(0, found.label, SMALL, (0,), ({"learning_rate": 0.01},), (0,), found.source.digest)
-    assert competitor(job).source.digest == found.source.digest
+    assert competitor(job.entry, job.rule).source.digest == found.source.digest
     (tmp_path / "mine.py").write_text(RULE.replace("adam", "sgd"))
-    with pytest.raises(RuleError, match="mine.py is another file than when the comparison began"):
-        competitor(job)
+    with pytest.raises(RuleError, match="mine.py@linear is another file than when the comparison began"):
+        competitor(job.entry, job.rule)
