@@ -52,7 +52,7 @@ def readable(program: Program) -> Program:
     gathered = rate_last(graph)
     if gathered is not None and len(to_program(gathered).statements) <= len(to_program(graph).statements):
         graph = gathered
-    return to_program(_named(graph))
+    return to_program(_named(to_graph(to_program(graph))))  # what nothing reads would take a name
 
 
 def rate_last(graph: Graph) -> Graph | None:
