@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 from jax import Array
+from optax.contrib import ScheduleFreeState
 
 from ...schedules import plateau
 from ...tasks.base import load_on_device
@@ -48,6 +49,12 @@ class Entry(NamedTuple):
         """Of the files that it is made of; None where the names say all."""
         return " ".join(filter(None, (self.source.digest, self.shape.digest))) or None
 
+    @property
+    def averages(self) -> bool:
+        """Whether the rule is scored at an average of the parameters it moves, see `rules.evaluated`."""
+        rule = self.source.create(lambda step: 0.1, 10)
+        return isinstance(jax.eval_shape(rule.init, _MATRIX), ScheduleFreeState)
+
     def is_edited(self) -> bool:
         """Whether one of its files is another one by now, or none."""
         if self.digest is None:
@@ -83,13 +90,11 @@ def entry(text: str) -> Entry:
         >>> entry("adamw").label, entry("program:lion@cosine").schedule
         ('adamw@linear', 'cosine')
     """
-    rule, at, schedule = text.rpartition("@")
-    if not at or ("/" in schedule and not Path(schedule.partition(":")[0]).is_file()):  # a folder may have the sign in its name
-        rule, schedule = text, SCHEDULE
+    rule, named = split(text)
+    schedule = named or SCHEDULE
     if not rule:
         raise EntryError(f"{text!r} names no rule; an entry is RULE or RULE@SCHEDULE, such as adamw@cosine")
-    shape = _shape(schedule)
-    found = Entry(rule, schedule, find(rule), shape)
+    found = Entry(rule, schedule, find(rule), _shape(schedule))
     own = dict.fromkeys(found.source.settings, 0.5)
     try:
         transformation = optax.with_extra_args_support(found.create(lambda step: 0.1, 10, **own))
@@ -99,7 +104,21 @@ def entry(text: str) -> Entry:
         raise
     except Exception as error:  # the user's own code
         raise EntryError(f"{text}: cannot make a step: {type(error).__name__}: {error}") from error
+    if schedule == PLATEAU and found.averages:
+        raise EntryError(f"{text}: this rule averages in place of a schedule, which leaves nothing to decay; leave {PLATEAU} out")
     return found
+
+
+def split(text: str) -> tuple[str, str | None]:
+    """Rule and schedule of an entry's name, None where it names no schedule; a folder may have the sign in its name.
+
+    >>> split("adam@rex"), split("a@b/mine.py")
+    (('adam', 'rex'), ('a@b/mine.py', None))
+    """
+    rule, at, schedule = text.rpartition("@")
+    if not at or ("/" in schedule and not Path(schedule.partition(":")[0]).is_file()):
+        return text, None
+    return rule, schedule
 
 
 def _shape(schedule: str) -> ScheduleSource:

@@ -17,7 +17,7 @@ class BackendError(ValueError):
 
 def platform() -> str:
     """What jax compiles for by default: ``cpu``, ``gpu`` or ``tpu``. Where JAX_PLATFORMS says it, no device is opened to find out."""
-    named = (jax.config.jax_platforms or "").partition(",")[0]
+    named = (jax.config.values["jax_platforms"] or "").partition(",")[0]
     return {"cuda": "gpu", "rocm": "gpu"}.get(named, named) or jax.default_backend()
 
 

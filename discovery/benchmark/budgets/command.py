@@ -9,6 +9,7 @@ from ...config import ConfigError
 from ...terminal.options import INTERRUPTED
 from ...terminal.output import out, print_json, print_table
 from ...terminal.view import counted
+from ..trial import SCHEDULE, split
 from . import table
 from .study import BudgetConfig, BudgetStudy, evaluate_budgets
 
@@ -24,7 +25,7 @@ def compare_budgets(config: BudgetConfig, path: Path, workers: int, going_on: Se
         reference: the schedule that the others are compared with; None for none.
         as_json: print JSON, and nothing else.
     """
-    known = {entry.rpartition("@")[2] for entry in config.entries}
+    known = {schedule or SCHEDULE for _, schedule in map(split, config.entries)}
     if reference is not None and reference not in known:
         raise ConfigError(f"the reference {reference} takes no part; there are {', '.join(sorted(known))}")
     with counted(out, "cells", as_json) as on_progress:
@@ -44,10 +45,10 @@ def with_schedules(entries: Sequence[str], schedules: Sequence[str]) -> tuple[st
     >>> with_schedules(["adam", "lion@rex"], ["linear", "rex"])
     ('adam@linear', 'adam@rex', 'lion@rex')
     """
-    found = [f"{text}@{name}" for text in entries if "@" not in text for name in schedules] + [text for text in entries if "@" in text]
-    if not found:
+    if not entries:
         raise ConfigError("nothing to compare: name one or more rules, such as momentum or adam@cosine")
-    return tuple(dict.fromkeys(found))
+    named = [(text,) if split(text)[1] else tuple(f"{text}@{schedule}" for schedule in schedules) for text in entries]
+    return tuple(dict.fromkeys(text for several in named for text in several))
 
 
 def _report(study: BudgetStudy, reference: str | None, as_json: bool) -> int:

@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import numpy as np
-from optax.contrib import ScheduleFreeState
-
 from ... import config as configs
 from ...config import ConfigError
 from ...evaluate import Result, Status
@@ -22,7 +18,7 @@ from .. import workloads
 from ..runner import BUDGET_STUDY, LOCK, OnProgress, held, opened, run_jobs
 from ..trial import PLATEAU, Entry, as_json, as_losses, entries_of
 from .cell import MULTIPLE, CellRun, steps_at
-from .worker import CellJob, CellSpec, executable_of
+from .worker import CellJob, CellSpec
 
 FORMAT = 1  # of the walk, the trials and their seeds
 BUDGETS = (1, 5, 10, 25, 50, 100)  # percent, those of the paper
@@ -140,7 +136,8 @@ def evaluate_budgets(
     """
     competitors = entries_of(config.check().entries)
     for competitor in competitors.values():
-        _refuse_averages(competitor)
+        if competitor.averages:
+            raise ConfigError(f"{competitor.label}: this rule averages in place of a schedule; leave it out of a study of schedules")
     config = dataclasses.replace(config, entries=tuple(competitors))
     versions = {"kind": BUDGET_STUDY, "format": FORMAT, "workloads": config.versions()}
     versions["rules"] = {label: competitor.digest for label, competitor in competitors.items()}
@@ -163,13 +160,6 @@ def read(path: Path) -> BudgetStudy:
     return BudgetStudy(path, config, _cells(config, rows))
 
 
-def _refuse_averages(competitor: Entry) -> None:
-    rule = competitor.create(lambda step: 0.1, 10)
-    state = jax.eval_shape(rule.init, jax.ShapeDtypeStruct((2, 2), np.float32))
-    if isinstance(state, ScheduleFreeState):
-        raise ConfigError(f"{competitor.label}: this rule averages in place of a schedule; leave it out of a study of schedules")
-
-
 def _jobs(config: BudgetConfig, competitors: Mapping[str, Entry], done: set[tuple[str, str]]) -> list[CellJob]:
     """What is missing, long budgets first; entries that share an executable follow each other."""
     jobs: list[CellJob] = []
@@ -185,7 +175,9 @@ def _jobs(config: BudgetConfig, competitors: Mapping[str, Entry], done: set[tupl
 
 
 def _executable(found: Entry) -> str:
-    return executable_of(found.rule, found.source.digest, found.schedule)
+    """What schedules of one rule share; decay on plateau has a state of its own."""
+    rule = f"{found.rule}@{PLATEAU}" if found.schedule == PLATEAU else found.rule
+    return f"{rule} {found.source.digest or ''}"
 
 
 def _at(workload: str, budget: int) -> str:

@@ -11,7 +11,7 @@ from ...evaluate.identity import identity
 from ...evaluate.process import run
 from ...evaluate.protocol import receive, send
 from .. import workloads
-from ..trial import PLATEAU, as_json, as_losses
+from ..trial import as_json, as_losses
 from ..worker import competitor
 from .cell import CellRun, CellTrainer
 
@@ -78,15 +78,6 @@ def serve(connection: Connection) -> None:
         runs = kept[1].run(found, job.trials)
         rows = [[str(r.status), r.learning_rate, r.seed, r.steps, *as_json([r.loss])] for r in runs]
         send(connection, {"key": job.key, "evaluations": rows})
-
-
-def executable_of(rule: str, digest: str | None, schedule: str) -> str:
-    """What schedules of one rule share; decay on plateau has a state of its own.
-
-    >>> executable_of("adam", None, "rex"), executable_of("adam", None, "plateau")
-    ('adam', 'adam@plateau')
-    """
-    return " ".join(filter(None, (f"{rule}@{PLATEAU}" if schedule == PLATEAU else rule, digest)))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ MAX_TERMS = 24  # more are not multiplied out
 CANCELLED = 1e-14  # what is left of a coefficient, relative to its largest addend, where rounding alone is left
 
 Factors = dict[bytes, tuple[Node, int]]
-_BY_DIGEST = lambda factor: factor[0].digest  # noqa: E731
 
 
 def factors_of(node: Node) -> tuple[tuple[Node, int], ...]:
@@ -22,7 +21,7 @@ def factors_of(node: Node) -> tuple[tuple[Node, int], ...]:
 
 def from_factors(factors: Iterable[tuple[Node, int]]) -> Node:
     """The node of distinct atoms with exponents."""
-    found = sorted(factors, key=_BY_DIGEST)
+    found = sorted(factors, key=lambda factor: factor[0].digest)
     if len(found) == 1 and found[0][1] == 1:
         return found[0][0]
     return product_node(tuple(found)) if found else ONE

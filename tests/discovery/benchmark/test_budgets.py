@@ -155,6 +155,7 @@ BAD = {
     "an option of comparisons": (["adam", "--batch", "2"], "--batch"),
     "a final variant": (["adam", "--workloads", "text_gru_final"], "is a final variant"),
     "a rule that averages": (["schedule_free_adamw@linear"], "averages in place of a schedule"),
+    "the same with decay on plateau": (["schedule_free_adamw@plateau"], "averages in place of a schedule"),
     "a reference that is not there": (["adam@rex", "--reference", "linear"], "takes no part; there are rex"),
     "unknown schedule": (["adam", "--schedules", "sinus"], "unknown schedule 'sinus'"),
 }

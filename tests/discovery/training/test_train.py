@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import jax
+import chex
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -33,12 +33,7 @@ def _run(*arguments, **options):
 
 
 def _params(transformation, steps=STEPS):
-    return jax.tree.leaves(train(get(TASK), transformation, steps=steps).train_state.params)
-
-
-def _close(a, b, rtol):
-    for x, y in zip(a, b, strict=True):
-        np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-6)
+    return train(get(TASK), transformation, steps=steps).train_state.params
 
 
 def _linear(peak):
@@ -48,7 +43,7 @@ def _linear(peak):
 def test_a_name_is_optax_rule():
     rule = make_rule("lion", STEPS, "linear", 0.002, 0.3)
     assert rule.settings == {"optimizer": "lion", "learning_rate": 0.002, "weight_decay": 0.3, "schedule": "linear"}
-    _close(_params(rule.transformation), _params(optax.lion(_linear(0.002), weight_decay=0.3)), 1e-6)
+    chex.assert_trees_all_close(_params(rule.transformation), _params(optax.lion(_linear(0.002), weight_decay=0.3)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("rate", "decay"), [(None, None), (0.002, None), (0.002, 0.3), (None, 0.0)])
@@ -57,7 +52,7 @@ def test_a_program_takes_rate_and_decay(rate, decay):
     rate, decay = rate or 0.0003, 0.1 if decay is None else decay
     assert (rule.settings["learning_rate"], rule.settings["weight_decay"]) == (pytest.approx(rate), decay)
     expected = optax.lion(_linear(rate), b1=0.9, b2=0.99, weight_decay=decay)
-    _close(_params(rule.transformation), _params(expected), 1e-4)
+    chex.assert_trees_all_close(_params(rule.transformation), _params(expected), rtol=1e-4, atol=1e-6)
 
 
 def test_a_program_that_holds_its_rate_takes_a_factor(tmp_path):
@@ -79,12 +74,12 @@ def test_program_text_json_and_exported_file_are_the_same_rule(tmp_path):
     (tmp_path / "best.py").write_text(to_optax(program, "found"))
     first, second, exported = (make_rule(str(tmp_path / name), STEPS, "cosine", 0.01) for name in ("p.txt", "p.json", "best.py"))
     assert first.settings["rule"] == second.settings["rule"]
-    _close(_params(first.transformation), _params(exported.transformation), 1e-4)
+    chex.assert_trees_all_close(_params(first.transformation), _params(exported.transformation), rtol=1e-4, atol=1e-6)
     named = make_rule(f"{tmp_path / 'best.py'}:found", STEPS, "cosine", 0.01)
-    _close(_params(named.transformation), _params(exported.transformation), 0)
+    chex.assert_trees_all_close(_params(named.transformation), _params(exported.transformation), rtol=0, atol=1e-6)
     (tmp_path / "kernel.py").write_text(to_pallas(program, "found"))
     kernel = make_rule(str(tmp_path / "kernel.py"), STEPS, "cosine", 0.01)
-    _close(_params(kernel.transformation), _params(exported.transformation), 1e-4)
+    chex.assert_trees_all_close(_params(kernel.transformation), _params(exported.transformation), rtol=1e-4, atol=1e-6)
 
 
 MINE = """
