@@ -15,7 +15,7 @@ from ..terminal.options import INTERRUPTED, Workers, check_workers, option
 from ..terminal.output import out, print_json, print_standing, print_table
 from ..terminal.view import counted
 from . import algoperf, baselines, looks, report, targets, workloads
-from .budgets.command import compare_budgets, with_schedules
+from .budgets.command import compare_budgets, long_enough, with_schedules
 from .budgets.study import SCHEDULES, BudgetConfig
 from .comparison import PER_STUDY, STUDIES
 from .evaluate import evaluate
@@ -57,7 +57,7 @@ class Evaluate:
 
     entries: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RULE[@SCHEDULE]")] = ()
     """what competes: names and files as `stepsmith train` takes them"""
-    workloads: tuple[str, ...] = workloads.names()
+    workloads: Annotated[tuple[str, ...], option("NAME ...", "the eight base ones; with --budgets those of them with enough steps")] = ()
     """what they train"""
     ruleset: Literal["external", "self"] = "external"
     """external: tuned in the common space; self: not tuned, three times the budget"""
@@ -97,14 +97,15 @@ class Evaluate:
         if self.budgets:
             self._check_budgets()
             entries = with_schedules(self.entries, self.schedules)
-            study = BudgetConfig(entries, self.workloads, self.budgets, TRIALS_PER_RATE if self.trials is None else self.trials)
+            names = self.workloads or long_enough(workloads.names(), self.budgets)
+            study = BudgetConfig(entries, names, self.budgets, TRIALS_PER_RATE if self.trials is None else self.trials)
             return compare_budgets(study, path, self.workers, going_on, self.reference, self.json)
         trials = TRIALS if self.trials is None else self.trials
         self._check(trials)
         entries = (targets.BASELINE,) if self.set_targets else self.entries
         trials = targets.TRIALS if self.set_targets else trials
         purpose = "targets" if self.set_targets else "comparison"
-        config = EvaluateConfig(entries, self.workloads, self.ruleset, trials, self.batch, purpose)
+        config = EvaluateConfig(entries, self.workloads or workloads.names(), self.ruleset, trials, self.batch, purpose)
         with counted(out, "trials", self.json) as on_progress:
             done = evaluate(config, path, self.workers, on_progress, self.final)
         if done.missing:
@@ -160,7 +161,7 @@ class Evaluate:
             over = next(s.entry for s in standings if math.isnan(s.p_value))
             out.print(f"by {unit} to the target, speed-ups over {over}:", style="bold")
             print_table(report.rows(standings), False)
-        if held_out := [name for name in self.workloads if name not in by["steps"][0].ratios]:
+        if held_out := [name for name in done.config.workloads if name not in by["steps"][0].ratios]:
             out.print(f"held out, a miss costs the base workload: {', '.join(held_out)}")
         failed = sum(row.status != "ok" for row in done.rows)
         out.print(f"{failed} of {len(done.rows)} trials failed" + ("" if self.alone else f"; {done.about_baselines()}"))

@@ -9,8 +9,10 @@ from ...config import ConfigError
 from ...terminal.options import INTERRUPTED
 from ...terminal.output import out, print_json, print_table
 from ...terminal.view import counted
+from .. import workloads
 from ..trial import SCHEDULE, split
 from . import table
+from .cell import steps_at
 from .study import BudgetConfig, BudgetStudy, evaluate_budgets
 
 
@@ -51,6 +53,27 @@ def with_schedules(entries: Sequence[str], schedules: Sequence[str]) -> tuple[st
     return tuple(dict.fromkeys(text for several in named for text in several))
 
 
+def long_enough(names: Sequence[str], budgets: Sequence[int]) -> tuple[str, ...]:
+    """The workloads whose steps can be divided into each of the budgets; says on stderr which are left out.
+
+    >>> long_enough(["images_mlp", "digits_sequence"], [1, 100])
+    ('images_mlp', 'digits_sequence')
+    """
+    found = tuple(name for name in names if all(_has_steps(name, budget) for budget in budgets))
+    if not found:  # none of the budgets is any good, which the config's check says better
+        return tuple(names)
+    if left_out := [name for name in names if name not in found]:
+        sys.stderr.write(f"left out, too few steps at {min(budgets)} %: {', '.join(left_out)}\n")
+    return found
+
+
+def _has_steps(name: str, budget: int) -> bool:
+    try:
+        return steps_at(workloads.get(name), budget) > 0
+    except ValueError:
+        return False
+
+
 def _report(study: BudgetStudy, reference: str | None, as_json: bool) -> int:
     rows = table.rows(study.cells)
     compared = [] if reference is None else table.against(study.cells, reference)
@@ -73,6 +96,6 @@ def _report(study: BudgetStudy, reference: str | None, as_json: bool) -> int:
             [{k: f"{v:+.4f}" if isinstance(v, float) else "" if v is None else v for k, v in row.items()} for row in compared], False
         )
     failed, at_edge = sum(not cell.losses for cell in study.cells), sum(cell.at_edge for cell in study.cells)
-    out.print(f"{len(study.cells)} cells; in {failed} every learning rate failed, in {at_edge} the best was the last one tried")
+    out.print(f"{len(study.cells)} cells; in {failed} none succeeded, in {at_edge} the best was the last one tried")
     out.print(f"cells and picture: {study.path}")
     return 0

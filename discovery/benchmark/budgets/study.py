@@ -80,7 +80,7 @@ class Cell(NamedTuple):
         budget: percent of the workload's steps.
         learning_rate: the best; NaN where none succeeded.
         losses: validation losses of its trials at the end.
-        at_edge: whether a multiple of the learning rate, up or down, was not tried.
+        at_edge: whether the best has a neighbour, up or down, that was not tried.
     """
 
     rule: str
@@ -217,7 +217,7 @@ def _cell(label: str, workload: str, budget: int, rows: Sequence[TrialRow], tria
     rule, _, schedule = label.rpartition("@")
     tried = {rate: tuple(losses) for rate, losses in by_rate.items() if len(losses) == trials}
     if not tried:
-        return Cell(rule, schedule, workload, budget, math.nan, (), True)
+        return Cell(rule, schedule, workload, budget, math.nan, (), at_edge=False)
     best = min(tried, key=lambda rate: math.fsum(tried[rate]))
     neighbours = [any(math.isclose(best * step, rate, rel_tol=0.02) for rate in by_rate) for step in (MULTIPLE, 1 / MULTIPLE)]
     return Cell(rule, schedule, workload, budget, best, tried[best], not all(neighbours))

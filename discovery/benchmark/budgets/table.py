@@ -2,9 +2,9 @@
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -15,29 +15,38 @@ from .study import Cell
 Setting = tuple[str, str, int]  # rule, workload, budget
 
 
-def ranks(cells: Iterable[Cell]) -> dict[Setting, dict[str, float]]:
-    """Of the schedules in each setting, from 1; the lowest mean loss is first, equal ones share the mean of their ranks.
+class Place(NamedTuple):
+    """Of a schedule in a setting.
 
-    A schedule that fails at every learning rate is last.
+    Attributes:
+        rank: from 1; the lowest mean loss is first, equal ones share the mean of their ranks.
+        place: one more than there are better ones, so that equal ones are all first; the last where every learning rate failed.
+    """
+
+    rank: float
+    place: int
+
+
+def ranks(cells: Iterable[Cell]) -> dict[Setting, dict[str, Place]]:
+    """Of the schedules in each setting where there are two and one of them succeeded.
 
     >>> row = lambda schedule, loss: Cell("adam", schedule, "text_gru", 10, 0.1, (loss,), False)
-    >>> ranks([row("rex", 1.0), row("linear", 2.0), row("cosine", 2.0)])
-    {('adam', 'text_gru', 10): {'rex': 1.0, 'linear': 2.5, 'cosine': 2.5}}
+    >>> ranks([row("rex", 1.0), row("linear", 2.0), row("cosine", 2.0)])["adam", "text_gru", 10]["cosine"]
+    Place(rank=2.5, place=2)
     """
     settings: dict[Setting, dict[str, float]] = {}
     for cell in cells:
         settings.setdefault((cell.rule, cell.workload, cell.budget), {})[cell.schedule] = cell.mean
     return {
-        setting: {name: _rank(mean, means.values()) for name, mean in means.items()}
+        setting: {name: _place(mean, means.values()) for name, mean in means.items()}
         for setting, means in settings.items()
-        if len(means) > 1
+        if len(means) > 1 and not math.isinf(min(means.values()))
     }
 
 
-def _rank(mean: float, means: Iterable[float]) -> float:
-    everything = list(means)
-    before, equal = sum(other < mean for other in everything), sum(other == mean for other in everything)
-    return before + (equal + 1) / 2
+def _place(mean: float, means: Collection[float]) -> Place:
+    better, equal = sum(other < mean for other in means), sum(other == mean for other in means)
+    return Place(better + (equal + 1) / 2, len(means) if math.isinf(mean) else better + 1)
 
 
 def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -49,9 +58,10 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         own = {setting: places[name] for setting, places in ranked.items() if name in places}
         if not own:
             continue
-        at = {f"{b} %": _mean([rank for (_, _, budget), rank in own.items() if budget == b]) for b in budgets}
-        shares = {f"top-{n}": sum(rank <= n for rank in own.values()) / len(own) for n in (1, 3)}
-        found.append({"schedule": name, "settings": len(own), **shares, "mean rank": _mean(list(own.values())), **at})
+        at = {f"{b} %": _mean([taken.rank for (_, _, budget), taken in own.items() if budget == b]) for b in budgets}
+        shares = {f"top-{n}": sum(taken.place <= n for taken in own.values()) / len(own) for n in (1, 3)}
+        mean = _mean([taken.rank for taken in own.values()])
+        found.append({"schedule": name, "settings": len(own), **shares, "mean rank": mean, **at})
     return sorted(found, key=lambda row: row["mean rank"])
 
 
@@ -112,7 +122,8 @@ def write_csv(path: Path, cells: Sequence[Cell]) -> None:
         for cell in cells:
             measured = (cell.learning_rate, cell.mean, min(cell.losses), max(cell.losses)) if cell.losses else ()
             rate, *losses = [f"{number:.6g}" for number in measured] or [""] * 4
-            rank = ranked.get((cell.rule, cell.workload, cell.budget), {}).get(cell.schedule, "")
+            taken = ranked.get((cell.rule, cell.workload, cell.budget), {}).get(cell.schedule)
+            rank = "" if taken is None else taken.rank
             writer.writerow([cell.rule, cell.schedule, cell.workload, cell.budget, rate, int(cell.at_edge), *losses, rank])
 
 
@@ -121,16 +132,18 @@ def draw(path: Path, cells: Sequence[Cell], title: str) -> None:
     from matplotlib.figure import Figure
 
     rules = list(dict.fromkeys(cell.rule for cell in cells))
-    figure = Figure(figsize=(5 * len(rules) + 2, 4.5), layout="constrained")
+    colours = {row["schedule"]: f"C{place}" for place, row in enumerate(rows(cells))}
+    figure = Figure(figsize=(5 * len(rules) + 3, 4.5), layout="constrained")
     panels = figure.subplots(1, len(rules), squeeze=False, sharey=True)[0]
+    drawn = {}
     for axes, rule in zip(panels, rules, strict=True):
         for row in rows([cell for cell in cells if cell.rule == rule]):
             at = {float(key.removesuffix(" %")): value for key, value in row.items() if key.endswith(" %") and value is not None}
-            axes.plot(list(at), list(at.values()), marker="o", label=f"{row['schedule']}  {row['mean rank']:.1f}")
+            (drawn[row["schedule"]],) = axes.plot(list(at), list(at.values()), marker="o", color=colours[row["schedule"]])
         axes.set(xscale="log", xlabel="budget in % of the workload's steps", title=rule)
         axes.grid(alpha=0.3)
-        if axes.lines:  # schedules of one rule at least, else there are no ranks
-            axes.legend(frameon=False, fontsize="small")
+    names = [name for name in colours if name in drawn]
+    figure.legend([drawn[name] for name in names], names, loc="outside right center", frameon=False, title="best mean rank first")
     panels[0].set_ylabel("mean rank (1 is best)")
     panels[0].invert_yaxis()
     figure.suptitle(title)

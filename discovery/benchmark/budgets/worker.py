@@ -10,12 +10,13 @@ from ...evaluate import Status
 from ...evaluate.identity import identity
 from ...evaluate.process import run
 from ...evaluate.protocol import receive, send
+from ...evaluate.rates import STEPS
 from .. import workloads
 from ..trial import as_json, as_losses
 from ..worker import competitor
 from .cell import CellRun, CellTrainer
 
-RATES = 12  # that a walk may come by, for the time limit of a cell
+RATES = STEPS + 2  # that a walk comes by at most, for the time limit of a cell
 
 
 @dataclass(frozen=True)

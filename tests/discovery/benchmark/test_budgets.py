@@ -15,7 +15,9 @@ from stepsmith.discovery import Run
 from stepsmith.discovery.benchmark import workloads
 from stepsmith.discovery.benchmark.budgets import table
 from stepsmith.discovery.benchmark.budgets.cell import FIRST_SEED, CellTrainer, steps_at
-from stepsmith.discovery.benchmark.budgets.study import BudgetConfig, Cell, evaluate_budgets, read
+from stepsmith.discovery.benchmark.budgets.command import long_enough, with_schedules
+from stepsmith.discovery.benchmark.budgets.study import BUDGETS, BudgetConfig, Cell, evaluate_budgets, read
+from stepsmith.discovery.benchmark.budgets.study import SCHEDULES as STUDIED
 from stepsmith.discovery.benchmark.trial import entry
 from stepsmith.discovery.config import ConfigError
 from stepsmith.schedules import plateau, rex
@@ -100,11 +102,17 @@ def test_ranks_shares_and_their_tables(tmp_path):
         *(cell("rex", 3.0, 50), cell("linear", 2.5, 50), cell("cosine", 9.0, 50), cell("step", 4.0, 50)),
         cell("rex", 1.0, rule="lion"),  # nothing to rank
     ]
-    assert table.ranks(cells)["adam", SMALL, 10] == {"rex": 1.0, "linear": 2.5, "cosine": 2.5, "step": 4.0}
+    assert table.ranks(cells)["adam", SMALL, 10] == {"rex": (1.0, 1), "linear": (2.5, 2), "cosine": (2.5, 2), "step": (4.0, 4)}
     first, second, *_ = table.rows(cells)
     assert first == {"schedule": "rex", "settings": 2, "top-1": 0.5, "top-3": 1.0, "mean rank": 1.5, "10 %": 1.0, "50 %": 2.0}
     assert second["schedule"] == "linear" and second["top-1"] == 0.5 and second["mean rank"] == 1.75
     assert table.as_text(first)["top-1"] == "50%" and table.as_text(first)["10 %"] == "1.0"
+    equal = [cell("rex", 1.0), cell("linear", 1.0), cell("cosine", 2.0), cell("step", None), cell("plateau", None)]
+    assert {row["schedule"]: (row["top-1"], row["top-3"]) for row in table.rows(equal)} == {
+        **{"rex": (1.0, 1.0), "linear": (1.0, 1.0), "cosine": (0.0, 1.0)},
+        **{"step": (0.0, 0.0), "plateau": (0.0, 0.0)},  # equally bad
+    }
+    assert not table.rows([cell("rex", None), cell("linear", None)])
     table.write_csv(tmp_path / "cells.csv", cells)
     rows = list(csv.DictReader((tmp_path / "cells.csv").read_text().splitlines()))
     assert len(rows) == len(cells) and rows[3]["loss"] == "" and rows[3]["rank"] == "4.0" and rows[-1]["rank"] == ""
@@ -136,6 +144,14 @@ def test_budgets_are_shares_of_the_steps():
         steps_at(workloads.get(SMALL), 1)
 
 
+def test_without_names_the_workloads_are_those_with_enough_steps(capsys):
+    kept = long_enough(workloads.names(), BUDGETS)
+    BudgetConfig(with_schedules(["momentum", "adam"], STUDIED), kept, BUDGETS).check()
+    assert set(kept) == {"images_mlp", "text_gru", "digits_autoencoder", "digits_sequence"}
+    assert "too few steps at 1 %: images_cnn" in capsys.readouterr().err
+    assert long_enough(workloads.names(), (10, 100)) == workloads.names() and not capsys.readouterr().err
+
+
 def test_a_schedule_may_be_a_file_and_its_edit_is_noticed(tmp_path):
     file = tmp_path / "mine.csv"
     file.write_text("step,learning_rate\n0,1.0\n10,0.5\n")
@@ -148,7 +164,7 @@ def test_a_schedule_may_be_a_file_and_its_edit_is_noticed(tmp_path):
 
 BAD = {
     "no rule": ([], "name one or more rules"),
-    "a budget of nothing": (["adam", "--budgets", "0"], "at least 1"),
+    "a budget of nothing": (["adam", "--budgets", "0"], "at least 1 and at most 1000"),
     "a budget twice": (["adam", "--budgets", "10", "10"], "must be one or more different"),
     "too few steps": (["adam", "--workloads", SMALL, "--budgets", "1"], "budgets from 5 %"),
     "no trials": (["adam", "--trials", "0"], "at least 1 and at most 100"),
@@ -177,7 +193,7 @@ def test_the_command_prints_a_table_or_json(tmp_path):
     command += ["--run", str(tmp_path / "run"), "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "mean rank" in done.stdout and "2 cells; in 0 every learning rate failed" in done.stdout
+    assert "mean rank" in done.stdout and "2 cells; in 0 none succeeded" in done.stdout
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
     found = json.loads(again.stdout)
     assert {row["schedule"] for row in found["schedules"]} == {"linear", "rex"} and len(found["cells"]) == 2
