@@ -21,7 +21,7 @@ import optax
 
 from . import xla
 from .backend import INTERPRET_TPU, INTERPRET_TRITON, TPU, XLA, resolve
-from .blockwise import Blockwise, zeros
+from .blockwise import Blockwise, num_blocks, zeros
 from .rounding import derive
 from .rule import Leaf, Mode, Rule, State, compute_dtype
 
@@ -63,7 +63,7 @@ def fuse(rule: Rule, mask: Mask = None, backend: str | None = None, stochastic_r
 
     Raises:
         BackendError: the backend is not known or cannot run here.
-        ValueError: when it is used: parameters that are no floats, or missing.
+        ValueError: when it is used: parameters that are no floats, or missing; gradients or states that are not shaped like them.
 
     Example:
         >>> rule = Rule(lambda w, g, states, s: (-s["rate"] * jnp.sign(g), ()), (), lambda count: {"rate": 0.5})
@@ -115,10 +115,13 @@ def _zero(state: State, param: jax.Array) -> jax.Array | Blockwise:
 def _run(
     rule: Rule, mask: Mask, backend: str | None, seed: int, params: optax.Params, grads: optax.Updates, state: FusedState, mode: Mode
 ) -> tuple[Any, FusedState]:
-    arrays, treedef = jax.tree.flatten(params)
+    paths, treedef = jax.tree.flatten_with_path(params)
+    arrays = [array for _, array in paths]
     columns = [arrays, treedef.flatten_up_to(grads), *(treedef.flatten_up_to(tree) for tree in state.states)]
-    rows = zip(zip(*columns, strict=True), _decays(mask, params), strict=True)
-    leaves = [_leaf(rule, row, number, decayed) for number, (row, decayed) in enumerate(rows)]
+    rows = list(zip(*columns, strict=True))
+    for (path, _), row in zip(paths, rows, strict=True):
+        _check(rule, jax.tree_util.keystr(path), row)
+    leaves = [_leaf(rule, row, number, decayed) for number, (row, decayed) in enumerate(zip(rows, _decays(mask, params), strict=True))]
     dtype = jnp.result_type(*(compute_dtype(jnp.result_type(array)) for array in arrays)) if arrays else jnp.float32
     scalars = {name: jnp.asarray(value, dtype) for name, value in rule.scalars(state.count).items()}
     key = derive(jnp.int32(seed), state.count)
@@ -127,6 +130,28 @@ def _run(
     results = [_packed(leaf, next(done) if leaf.arrays[0].size else [leaf.arrays[0], *leaf.arrays[2:]]) for leaf in leaves]
     first, *states = (treedef.unflatten([row[i] for row in results]) for i in range(len(columns) - 1))
     return first, FusedState(jnp.asarray(optax.safe_increment(state.count)), tuple(states))
+
+
+def _check(rule: Rule, name: str, row: tuple[Any, ...]) -> None:
+    """A kernel reads each array up to the size of its parameter, whatever the array has."""
+    param, gradient, *states = row
+    if jnp.shape(gradient) != jnp.shape(param):
+        raise ValueError(
+            f"the gradient of the parameter {name} has the shape {jnp.shape(gradient)} and the parameter {jnp.shape(param)}: "
+            "give gradients that are shaped like the parameters"
+        )
+    if not all(_fits(state, kind, param) for state, kind in zip(states, rule.states, strict=True)):
+        raise ValueError(
+            f"the state of the parameter {name} is not what this rule keeps for the shape {jnp.shape(param)}: "
+            "give the state that init makes of these parameters"
+        )
+
+
+def _fits(state: Any, kind: State, param: Any) -> bool:
+    """Whether a state is one that is kept for this parameter."""
+    if not isinstance(state, Blockwise):
+        return jnp.shape(state) == jnp.shape(param)
+    return bool(kind.code) and (state.codes.shape, state.scales.shape) == (jnp.shape(param), (num_blocks(jnp.size(param)),))
 
 
 def _leaf(rule: Rule, row: tuple[Any, ...], number: int, decayed: bool) -> Leaf:

@@ -1,5 +1,7 @@
 """Fused rules equal optax's, kernels equal plain XLA, and a fused rule is an optax transformation like any other."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -153,6 +155,33 @@ def test_kernels_equal_plain_xla_on_random_compositions(seed):
     _check_kernels(rule, dtype, seed, shapes, both_ways=False)
 
 
+@pytest.mark.parametrize("name", INTERPRETED)
+def test_every_element_is_updated(name, monkeypatch):
+    """An element that no cell writes is not a number, keeps its zero, or keeps the gradient where the update should be."""
+    monkeypatch.setattr(tpu, "INTERPRET", True)  # without the simulation of memory, which takes 12 s for the tall array alone
+    shapes = SHAPES | {f"large {key}": shape for key, shape in LARGE.items()}
+    zeros, gradients = jax.tree.map(jnp.zeros_like, _draw(shapes)), _draw(shapes)
+    optimizer = fuse(Rule(lambda w, g, states, s: (-g, (g,)), (State(),), lambda count: {}), backend=name)
+    params, state = jax.jit(optimizer.step, compiler_options=QUICK)(zeros, gradients, optimizer.init(zeros))
+    updates, again = jax.jit(optimizer.transformation.update, compiler_options=QUICK)(gradients, optimizer.init(zeros), zeros)
+    negative = jax.tree.map(jnp.negative, gradients)
+    chex.assert_trees_all_equal((params, state.states[0], updates, again.states[0]), (negative, gradients, negative, gradients))
+
+
+@pytest.mark.parametrize("size", [1, 7, 1023, 1024, 1025, gpu.LONG - 1, gpu.LONG, gpu.LONG + 5, gpu.ALONE + 1024])
+def test_the_cells_of_a_launch_divide_its_arrays(size):
+    sizes = (size, 1, size)
+    segments, cells = gpu._segments([Leaf((jax.ShapeDtypeStruct((n,), jnp.float32),), (), i, True) for i, n in enumerate(sizes)])
+    ends = [segment.first for segment in segments[1:]] + [cells]
+    covered = [0] * len(sizes)
+    for segment, end in zip(segments, ends, strict=True):
+        assert segment.offset == covered[segment.array], "a segment begins where the one before it ends"
+        reached = segment.offset + (end - segment.first) * gpu.TILE
+        covered[segment.array] = min(reached, sizes[segment.array])
+        assert segment.masked or reached <= sizes[segment.array], "what reaches over the end is masked"
+    assert tuple(covered) == sizes
+
+
 def test_kernel_for_tpus_has_no_races(monkeypatch):
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call  # the one place where jax says what it found
 
@@ -271,6 +300,24 @@ def test_what_cannot_be_updated_says_why():
         rule.init({"a": jnp.arange(3)})
     with pytest.raises(ValueError, match="needs the parameters"):
         rule.update(jnp.ones(3), rule.init(jnp.ones(3)))
+
+
+@pytest.mark.parametrize("name", ["xla", *INTERPRETED])
+def test_arrays_that_are_not_shaped_like_the_parameters_are_refused(name):
+    optimizer, plain = optimizers.fused_lion(0.1, eight_bit=True, backend=name), optimizers.fused_lion(0.1, backend=name)
+    params = {"layer": [jnp.ones((64, 64)), jnp.ones(3)]}
+    state = optimizer.init(params)
+    for wrong in ((64, 63), (4096,), (64, 64, 1), ()):
+        gradients = {"layer": [jnp.ones(wrong), jnp.ones(3)]}
+        said = re.escape(f"['layer'][0] has the shape {wrong} and the parameter (64, 64): give gradients")
+        with pytest.raises(ValueError, match=said):
+            optimizer.step(params, gradients, state)
+        with pytest.raises(ValueError, match=said):
+            optimizer.transformation.update(gradients, state, params)
+    longer = {"layer": [jnp.ones((64, 64)), jnp.ones(4)]}
+    for rule, other in ((optimizer, optimizer.init(longer)), (plain, state)):
+        with pytest.raises(ValueError, match=r"the state of the parameter \['layer'\]\[[01]\] .*give the state that init makes"):
+            rule.step(params, params, other)
 
 
 def test_coded_states_are_where_they_pay():
