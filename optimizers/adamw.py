@@ -104,6 +104,10 @@ def fused_adamw(
 ) -> Fused:
     """AdamW with its step in place, `Fused.step`; arguments as of `adamw` and `kernels.fuse`.
 
+    Raises:
+        BackendError: the backend is not known or cannot run here.
+        ValueError: eight_bit, whose averages are bytes, with a mu_dtype.
+
     Example:
         >>> optimizer = fused_adamw(0.5, weight_decay=0.0)
         >>> params, state = optimizer.step(jnp.zeros(2), jnp.array([3.0, -1.0]), optimizer.init(jnp.zeros(2)))
@@ -121,7 +125,7 @@ def fused_adamw(
             **{"correction1": 1 / (1 - b1**step), "correction2": 1 / (1 - b2**step)},
         }
 
-    states = (State(code=SIGNED), State(code=UNSIGNED)) if eight_bit else (State(mu_dtype), State())
+    states = (State(mu_dtype, SIGNED), State(code=UNSIGNED)) if eight_bit else (State(mu_dtype), State())
     return fuse(Rule(_update, states, scalars), mask, backend, stochastic_rounding, seed)
 
 

@@ -90,6 +90,10 @@ def fused_lion(
 ) -> Fused:
     """Lion with its step in place, `Fused.step`; arguments as of `lion` and `kernels.fuse`.
 
+    Raises:
+        BackendError: the backend is not known or cannot run here.
+        ValueError: eight_bit, whose momentum is bytes, with a mu_dtype.
+
     Example:
         >>> optimizer = fused_lion(0.5, weight_decay=0.0)
         >>> params, state = optimizer.step(jnp.zeros(2), jnp.array([3.0, -1.0]), optimizer.init(jnp.zeros(2)))
@@ -104,7 +108,7 @@ def fused_lion(
             **{"b1": b1, "one_minus_b1": 1 - b1, "b2": b2, "one_minus_b2": 1 - b2},
         }
 
-    state = State(code=SIGNED) if eight_bit else State(mu_dtype)
+    state = State(mu_dtype, SIGNED if eight_bit else None)
     return fuse(Rule(_update, (state,), scalars), mask, backend, stochastic_rounding, seed)
 
 

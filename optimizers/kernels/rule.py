@@ -22,10 +22,20 @@ class State:
     Attributes:
         dtype: of the array; None means the parameter's.
         code: one byte an element instead, see `blockwise`.
+
+    Raises:
+        ValueError: both are given.
     """
 
     dtype: jax.typing.DTypeLike | None = None
     code: Code | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.code is not None:
+            raise ValueError(
+                f"a state is kept as {jnp.dtype(self.dtype).name} or in a code of one byte, both were asked for: "
+                "leave out the dtype (mu_dtype) or the code (eight_bit)"
+            )
 
 
 @dataclass(frozen=True)

@@ -294,6 +294,14 @@ def test_what_cannot_run_says_why(monkeypatch):
         optimizers.adamw(0.1, fused=True, nesterov=True)
 
 
+@pytest.mark.parametrize("make", [optimizers.fused_lion, optimizers.fused_adamw])
+def test_a_state_has_a_dtype_or_a_code(make):
+    with pytest.raises(ValueError, match=r"^a state is kept as bfloat16 or in a code of one byte.*\(mu_dtype\) or the code \(eight_bit\)$"):
+        make(0.1, mu_dtype=jnp.bfloat16, eight_bit=True)
+    with pytest.raises(ValueError, match="float32 or in a code"):
+        State(jnp.float32, SIGNED)
+
+
 def test_what_cannot_be_updated_says_why():
     rule = optimizers.lion(0.1, fused=True)
     with pytest.raises(ValueError, match="int32.*optax.masked"):
