@@ -123,7 +123,9 @@ def _run(
         _check(rule, jax.tree_util.keystr(path), row)
     leaves = [_leaf(rule, row, number, decayed) for number, (row, decayed) in enumerate(zip(rows, _decays(mask, params), strict=True))]
     dtype = jnp.result_type(*(compute_dtype(jnp.result_type(array)) for array in arrays)) if arrays else jnp.float32
-    scalars = {name: jnp.asarray(value, dtype) for name, value in rule.scalars(state.count).items()}
+    scalars = {
+        name: jnp.asarray(value(state.count) if callable(value) else value, dtype) for name, value in rule.scalars(state.count).items()
+    }
     key = derive(jnp.int32(seed), state.count)
     full = [leaf for leaf in leaves if leaf.arrays[0].size]
     done = iter(_runner(resolve(backend))(rule, full, scalars, key, mode))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from .blockwise import Code
 from .rounding import derive, random16, stochastic_bfloat16
@@ -47,13 +48,13 @@ class Rule:
             piece of a parameter array after another, in float32 (float64 where the parameters are) whatever is stored, so it may
             use no reduction, no index and no constant array.
         states: one entry a state; they start at zero.
-        scalars: steps taken so far -> the numbers that `update` reads; all that changes from step to step or may be traced must
-            come this way. ``weight_decay``, if there is one, is 0 in parameter arrays that the mask leaves out.
+        scalars: steps taken so far -> the numbers that `update` reads, or schedules for them; all that changes from step to step
+            or may be traced must come this way. ``weight_decay``, if there is one, is 0 in parameter arrays that the mask leaves out.
     """
 
     update: Elementwise
     states: tuple[State, ...]
-    scalars: Callable[[jax.Array], Mapping[str, jax.typing.ArrayLike]]
+    scalars: Callable[[jax.Array], Mapping[str, jax.typing.ArrayLike | optax.Schedule]]
 
 
 class Mode(NamedTuple):

@@ -1,6 +1,8 @@
 """Fused rules equal optax's, kernels equal plain XLA, and a fused rule is an optax transformation like any other."""
 
+import inspect
 import re
+from functools import partial
 
 import chex
 import jax
@@ -240,6 +242,42 @@ def test_eight_bit_states_follow_the_full_ones(make):
     np.testing.assert_allclose(coded, full, atol=0.02 * full[0])
 
 
+def _fused(name, **kwargs):
+    return lambda **more: getattr(optimizers, f"fused_{name}")(**more, **kwargs).transformation
+
+
+PASSED_ON = {
+    **{name: (getattr(optimizers, name), getattr(optax, name)) for name in ("lion", "adamw")},
+    **{f"{name} fused": (partial(getattr(optimizers, name), fused=True), _fused(name)) for name in ("lion", "adamw")},
+    **{f"{name}_8bit": (getattr(optimizers, f"{name}_8bit"), _fused(name, eight_bit=True)) for name in ("lion", "adamw")},
+}
+OTHER = {
+    **{"learning_rate": 0.2, "b1": 0.5, "b2": 0.6, "eps": 0.1, "eps_root": 0.1, "weight_decay": 0.3},
+    **{"mu_dtype": jnp.bfloat16, "mask": {"a": True, "b": False}, "nesterov": True},
+}
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_every_argument_is_passed_on(name):
+    """Each has an effect, the same as where it is passed to."""
+    ours, theirs = PASSED_ON[name]
+    params, gradients = (_draw({"a": (64, 64), "b": (3,)}) for _ in range(2))
+
+    def two_steps(transformation):
+        first, state = transformation.update(gradients, transformation.init(params), params)
+        return first, *transformation.update(jax.tree.map(jnp.square, gradients), state, params)
+
+    default = two_steps(ours(learning_rate=0.1))
+    for argument in [
+        each for each in inspect.signature(ours).parameters if each != "fused" and (name, each) != ("adamw fused", "nesterov")
+    ]:
+        given = {"learning_rate": 0.1, argument: OTHER[argument]}
+        changed = two_steps(ours(**given))
+        chex.assert_trees_all_equal(changed, two_steps(theirs(**given)))
+        with pytest.raises(AssertionError):
+            chex.assert_trees_all_equal(changed, default)
+
+
 @pytest.mark.parametrize("name", ["lion", "adamw", "lion_8bit", "adamw_8bit"])
 def test_a_fused_rule_is_an_optax_transformation(name):
     def make(learning_rate, weight_decay=0.2):
@@ -281,15 +319,13 @@ def test_bytes_moved_by_lion_and_adamw():
 def test_what_cannot_run_says_why(monkeypatch):
     assert backend.resolve(None) == "xla"
     with pytest.raises(backend.BackendError, match="pallas-triton.*NVIDIA GPU.*cpu.*backend=None.*interpret-triton"):
-        optimizers.lion(0.1, fused=True, backend="pallas-triton")
+        optimizers.fused_lion(0.1, backend="pallas-triton")
     with pytest.raises(backend.BackendError, match="a TPU.*interpret-tpu"):
-        optimizers.adamw_8bit(0.1, backend="pallas-tpu")
+        optimizers.fused_adamw(0.1, eight_bit=True, backend="pallas-tpu")
     with pytest.raises(backend.BackendError, match="unknown backend 'cuda'; known are xla"):
         fuse(Rule(lambda w, g, states, s: (g, ()), (), lambda count: {}), backend="cuda")
     monkeypatch.setattr(backend, "platform", lambda: "gpu")
     assert backend.resolve(None) == backend.resolve("pallas-triton") == "pallas-triton"
-    with pytest.raises(ValueError, match="fused=True"):
-        optimizers.lion(0.1, backend="xla")
     with pytest.raises(ValueError, match="Nesterov"):
         optimizers.adamw(0.1, fused=True, nesterov=True)
 
