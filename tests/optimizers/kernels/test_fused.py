@@ -229,6 +229,36 @@ def test_arrays_that_are_not_shaped_like_the_parameters_are_refused(name):
             rule.step(params, params, other)
 
 
+@pytest.mark.parametrize("name", ["xla", "interpret-triton", "interpret-tpu"])
+def test_arrays_of_more_elements_than_32_bits_can_number(name):
+    """They are updated where no element needs its number, and refused where one does. Shapes alone: the arrays would take gigabytes."""
+
+    def step(shape, dtype, **settings):
+        optimizer, params = optimizers.fused_lion(0.1, backend=name, **settings), {"a": jax.ShapeDtypeStruct(shape, dtype)}
+        return jax.eval_shape(optimizer.step, params, params, jax.eval_shape(optimizer.init, params))[0]["a"].shape
+
+    for shape in ((2**31,), (2**16, 2**15)):
+        assert step(shape, jnp.float32, stochastic_rounding=True) == step(shape, jnp.bfloat16) == shape
+        for settings in ({"eight_bit": True}, {"stochastic_rounding": True}):
+            with pytest.raises(ValueError, match=r"\['a'\] has 2,147,483,648 elements: .* up to 2,147,483,647; split it"):
+                step(shape, jnp.bfloat16, **settings)
+    largest = (2**31 - 1,)
+    assert step(largest, jnp.bfloat16, eight_bit=True) == step(largest, jnp.bfloat16, stochastic_rounding=True) == largest
+
+
+def test_seeds_have_32_bits():
+    params = jnp.asarray(RNG.normal(size=1000), jnp.bfloat16)
+
+    def stepped(seed):
+        optimizer = optimizers.fused_lion(1e-3, stochastic_rounding=True, seed=seed)
+        return optimizer.step(params, params, optimizer.init(params))[0].tobytes()
+
+    assert len({stepped(seed) for seed in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)}) == 5
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"^the seed must be from 0 to 2\\*\\*32 - 1, got {seed}$"):
+            optimizers.fused_lion(0.1, seed=seed)
+
+
 def test_coded_states_are_where_they_pay():
     state = optimizers.adamw_8bit(0.1).init({"large": jnp.ones((64, 64)), "small": jnp.ones(4095)})
     assert [isinstance(x, Blockwise) for tree in state.states for x in (tree["large"], tree["small"])] == [True, False] * 2
