@@ -17,6 +17,7 @@ from stepsmith.discovery.vm import Bytecode, Clock, assemble, packing, pallas, r
 from stepsmith.discovery.vm.bytecode import G_ROW, MAX_INSTRUCTIONS, NUM_SCALARS, UPDATE_ROW, W_ROW
 from stepsmith.discovery.vm.opcodes import EXTENDED, OPCODES
 from stepsmith.discovery.vm.population import Candidates, population_machine
+from stepsmith.optimizers.kernels import backend
 
 TARGETS = ("gpu", "tpu")
 # Target and whether it is simulated; compiled only where the device is.
@@ -43,7 +44,10 @@ def _program(*lines):
 def _draw(shapes=SHAPES, seed=7, steps=STEPS):
     """Parameters, and gradients of some steps, away from zero and of both signs."""
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.choice([-1, 1], shape) * rng.uniform(0.05, 0.95, shape), jnp.float32)  # noqa: E731
+
+    def draw(*shape):
+        return jnp.asarray(rng.choice([-1, 1], shape) * rng.uniform(0.05, 0.95, shape), jnp.float32)
+
     return [draw(*shape) for shape in shapes], [draw(steps, *shape) for shape in shapes]
 
 
@@ -184,7 +188,9 @@ def test_no_data_races(close):
 
 
 def _shapes_of_arguments(layout, candidates):
-    shape = lambda *dims, dtype=jnp.float32: jax.ShapeDtypeStruct(dims, dtype)  # noqa: E731
+    def shape(*dims, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(dims, dtype)
+
     example = packing.pack([assemble(load("lion"), CLOCK)])
     programs = jax.tree.map(lambda x: shape(candidates, *x.shape[1:], dtype=x.dtype), example)
     flat = shape(candidates, *layout.flat_shape)
@@ -240,10 +246,15 @@ def test_what_the_kernel_has_no_form_of():
     assert packing.unsupported(assemble(many, CLOCK)) == "has 17 reductions over parameters, the kernel keeps 16"
 
 
-def test_a_kernel_that_cannot_run_here_says_why():
-    if pallas.available():
-        pytest.skip("it can")
-    with pytest.raises(pallas.KernelError, match=r"runs on a gpu \(Triton\) or a tpu \(Mosaic\), jax has the cpu here"):
+@pytest.mark.parametrize(("platform", "target"), [("gpu", "gpu"), ("tpu", "tpu"), ("cpu", None), ("METAL", None)])
+def test_the_device_decides_on_the_kernel(platform, target, monkeypatch):
+    monkeypatch.setattr(backend, "platform", lambda: platform)
+    assert pallas.available() == target
+
+
+def test_a_kernel_that_cannot_run_here_says_why(monkeypatch):
+    monkeypatch.setattr(backend, "platform", lambda: "cpu")
+    with pytest.raises(backend.BackendError, match=r"runs on a gpu \(Triton\) or a tpu \(Mosaic\), jax has the cpu here"):
         pallas.require()
     assert pallas.require(interpret=True) == "tpu"
 

@@ -3,6 +3,7 @@
 import inspect
 import re
 from functools import partial
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -181,6 +182,16 @@ def test_bytes_moved_by_lion_and_adamw():
     assert [each(lion, bf16, eight_bit=True), each(lion, bf16, mu_dtype=jnp.float32)] == [8 + 8 / 256, 14]
 
 
+PLATFORMS = {"cuda": "gpu", "rocm": "gpu", "gpu": "gpu", "tpu": "tpu", "cpu": "cpu", "cuda,cpu": "gpu", "cpu,cuda": "cpu"}
+
+
+@pytest.mark.parametrize("named", [*PLATFORMS, "", None])
+def test_platform_is_what_jax_was_told_or_finds(named, monkeypatch):
+    told = SimpleNamespace(values={"jax_platforms": named})
+    monkeypatch.setattr(backend, "jax", SimpleNamespace(config=told, default_backend=lambda: "what jax finds"))
+    assert backend.platform() == PLATFORMS.get(named, "what jax finds")
+
+
 def test_what_cannot_run_says_why(monkeypatch):
     assert backend.resolve(None) == "xla"
     with pytest.raises(backend.BackendError, match="pallas-triton.*NVIDIA GPU.*cpu.*backend=None.*interpret-triton"):
@@ -191,6 +202,10 @@ def test_what_cannot_run_says_why(monkeypatch):
         fuse(Rule(lambda w, g, states, s: (g, ()), (), lambda count: {}), backend="cuda")
     monkeypatch.setattr(backend, "platform", lambda: "gpu")
     assert backend.resolve(None) == backend.resolve("pallas-triton") == "pallas-triton"
+    monkeypatch.setattr(backend, "platform", lambda: "tpu")
+    assert backend.resolve(None) == backend.resolve("pallas-tpu") == "pallas-tpu"
+    with pytest.raises(backend.BackendError, match="pallas-triton.*NVIDIA GPU.*tpu"):
+        backend.resolve("pallas-triton")
     with pytest.raises(ValueError, match="Nesterov"):
         optimizers.adamw(0.1, fused=True, nesterov=True)
 
