@@ -29,7 +29,6 @@ def adamw(
     *,
     nesterov: bool = False,
     fused: bool = False,
-    backend: str | None = None,
 ) -> optax.GradientTransformation:
     """AdamW.
 
@@ -43,11 +42,9 @@ def adamw(
         weight_decay: a number or a schedule, decoupled and times the learning rate.
         mask: where weights decay, a tree of booleans or a function from parameters to one; everywhere where None.
         nesterov: Nesterov's momentum; not in the fused form.
-        fused: one pass over the parameters, by a kernel where there is one for the platform; else optax's own.
-        backend: of the fused form, see `kernels.resolve`.
+        fused: one pass over the parameters, by a kernel where the platform has one (`fused_adamw` has more to set); else optax's own.
 
     Raises:
-        BackendError: the backend is not known or cannot run here.
         ValueError: settings that do not go together.
 
     Example:
@@ -59,9 +56,7 @@ def adamw(
     if fused and nesterov:
         raise ValueError("the fused AdamW has no Nesterov momentum: leave out fused=True or nesterov=True")
     if fused:
-        return fused_adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, backend=backend).transformation
-    if backend is not None:
-        raise ValueError(f"backend={backend!r} is of the fused form: set fused=True too")
+        return fused_adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask).transformation
     return optax.adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)
 
 
@@ -73,8 +68,6 @@ def adamw_8bit(
     eps_root: jax.typing.ArrayLike = 0.0,
     weight_decay: optax.ScalarOrSchedule = 1e-4,
     mask: Mask = None,
-    *,
-    backend: str | None = None,
 ) -> optax.GradientTransformation:
     """AdamW with averages of one byte an element (see `kernels.blockwise`); arguments as of `adamw`.
 
@@ -83,8 +76,7 @@ def adamw_8bit(
         >>> sum(x.nbytes for x in jax.tree.leaves(state.states))  # optax's: 32,768
         8320
     """
-    optimizer = fused_adamw(learning_rate, b1, b2, eps, eps_root, None, weight_decay, mask, backend=backend, eight_bit=True)
-    return optimizer.transformation
+    return fused_adamw(learning_rate, b1, b2, eps, eps_root, None, weight_decay, mask, eight_bit=True).transformation
 
 
 def fused_adamw(
@@ -104,6 +96,10 @@ def fused_adamw(
 ) -> Fused:
     """AdamW with its step in place, `Fused.step`; arguments as of `adamw` and `kernels.fuse`.
 
+    Raises:
+        BackendError: the backend is not known or cannot run here.
+        ValueError: eight_bit, whose averages are bytes, with a mu_dtype.
+
     Example:
         >>> optimizer = fused_adamw(0.5, weight_decay=0.0)
         >>> params, state = optimizer.step(jnp.zeros(2), jnp.array([3.0, -1.0]), optimizer.init(jnp.zeros(2)))
@@ -111,17 +107,16 @@ def fused_adamw(
         [-0.5, 0.5]
     """
 
-    def scalars(count: jax.Array) -> dict[str, jax.typing.ArrayLike]:
+    def scalars(count: jax.Array) -> dict[str, jax.typing.ArrayLike | optax.Schedule]:
         step = optax.safe_increment(count)
         return {
-            "learning_rate": learning_rate(count) if callable(learning_rate) else learning_rate,
-            "weight_decay": weight_decay(count) if callable(weight_decay) else weight_decay,
-            **{"b1": b1, "one_minus_b1": 1 - b1, "b2": b2, "one_minus_b2": 1 - b2, "eps": eps, "eps_root": eps_root},
+            **{"learning_rate": learning_rate, "weight_decay": weight_decay, "eps": eps, "eps_root": eps_root},
+            **{"b1": b1, "one_minus_b1": 1 - b1, "b2": b2, "one_minus_b2": 1 - b2},
             # Inverted here, once: a division an element is dear where the states are bytes.
             **{"correction1": 1 / (1 - b1**step), "correction2": 1 / (1 - b2**step)},
         }
 
-    states = (State(code=SIGNED), State(code=UNSIGNED)) if eight_bit else (State(mu_dtype), State())
+    states = (State(mu_dtype, SIGNED), State(code=UNSIGNED)) if eight_bit else (State(mu_dtype), State())
     return fuse(Rule(_update, states, scalars), mask, backend, stochastic_rounding, seed)
 
 

@@ -26,7 +26,6 @@ def lion(
     mask: Mask = None,
     *,
     fused: bool = False,
-    backend: str | None = None,
 ) -> optax.GradientTransformation:
     """Lion.
 
@@ -37,11 +36,7 @@ def lion(
         mu_dtype: of the momentum; the parameters' where None.
         weight_decay: a number or a schedule, decoupled and times the learning rate.
         mask: where weights decay, a tree of booleans or a function from parameters to one; everywhere where None.
-        fused: one pass over the parameters, by a kernel where there is one for the platform; else optax's own.
-        backend: of the fused form, see `kernels.resolve`.
-
-    Raises:
-        BackendError: the backend is not known or cannot run here.
+        fused: one pass over the parameters, by a kernel where the platform has one (`fused_lion` has more to set); else optax's own.
 
     Example:
         >>> rule = lion(0.5, weight_decay=0.0, fused=True)
@@ -50,9 +45,7 @@ def lion(
         [-0.5, 0.5]
     """
     if fused:
-        return fused_lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask, backend=backend).transformation
-    if backend is not None:
-        raise ValueError(f"backend={backend!r} is of the fused form: set fused=True too")
+        return fused_lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask).transformation
     return optax.lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask)
 
 
@@ -62,8 +55,6 @@ def lion_8bit(
     b2: jax.typing.ArrayLike = 0.99,
     weight_decay: optax.ScalarOrSchedule = 1e-3,
     mask: Mask = None,
-    *,
-    backend: str | None = None,
 ) -> optax.GradientTransformation:
     """Lion with a momentum of one byte an element (see `kernels.blockwise`); arguments as of `lion`.
 
@@ -72,7 +63,7 @@ def lion_8bit(
         >>> sum(x.nbytes for x in jax.tree.leaves(state.states))  # optax's: 16,384
         4160
     """
-    return fused_lion(learning_rate, b1, b2, None, weight_decay, mask, backend=backend, eight_bit=True).transformation
+    return fused_lion(learning_rate, b1, b2, None, weight_decay, mask, eight_bit=True).transformation
 
 
 def fused_lion(
@@ -90,22 +81,20 @@ def fused_lion(
 ) -> Fused:
     """Lion with its step in place, `Fused.step`; arguments as of `lion` and `kernels.fuse`.
 
+    Raises:
+        BackendError: the backend is not known or cannot run here.
+        ValueError: eight_bit, whose momentum is bytes, with a mu_dtype.
+
     Example:
         >>> optimizer = fused_lion(0.5, weight_decay=0.0)
         >>> params, state = optimizer.step(jnp.zeros(2), jnp.array([3.0, -1.0]), optimizer.init(jnp.zeros(2)))
         >>> params.tolist()
         [-0.5, 0.5]
     """
-
-    def scalars(count: jax.Array) -> dict[str, jax.typing.ArrayLike]:
-        return {
-            "learning_rate": learning_rate(count) if callable(learning_rate) else learning_rate,
-            "weight_decay": weight_decay(count) if callable(weight_decay) else weight_decay,
-            **{"b1": b1, "one_minus_b1": 1 - b1, "b2": b2, "one_minus_b2": 1 - b2},
-        }
-
-    state = State(code=SIGNED) if eight_bit else State(mu_dtype)
-    return fuse(Rule(_update, (state,), scalars), mask, backend, stochastic_rounding, seed)
+    averages = {"b1": b1, "one_minus_b1": 1 - b1, "b2": b2, "one_minus_b2": 1 - b2}
+    scalars = {"learning_rate": learning_rate, "weight_decay": weight_decay, **averages}
+    state = State(mu_dtype, SIGNED if eight_bit else None)
+    return fuse(Rule(_update, (state,), lambda count: scalars), mask, backend, stochastic_rounding, seed)
 
 
 def _update(

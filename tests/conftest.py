@@ -19,17 +19,18 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 import jaxtyping
 
 
-def _modules_with_shapes() -> list[str]:
-    """Those of `stepsmith.discovery` that name shapes: others would pay for the check at every call, and seconds at import."""
-    spec = importlib.util.find_spec("stepsmith.discovery")
-    assert spec is not None and spec.origin is not None
-    folder = Path(spec.origin).parent
+def _modules_with_shapes(package: str, folder: Path) -> list[str]:
+    """Those of a package that name shapes: others would pay for the check at every call, and seconds at import."""
     paths = [path.relative_to(folder) for path in folder.rglob("*.py") if "from jaxtyping import" in path.read_text()]
-    return [".".join(("stepsmith", "discovery", *path.with_suffix("").parts)) for path in paths]
+    return [".".join((package, *path.parent.parts, *([] if path.stem == "__init__" else [path.stem]))) for path in paths]
+
+
+_SPEC = importlib.util.find_spec("stepsmith.discovery")
+assert _SPEC is not None and _SPEC.origin is not None
 
 
 # Before the first import of the package; modules imported earlier would stay unchecked.
-jaxtyping.install_import_hook(_modules_with_shapes(), "beartype.beartype")
+jaxtyping.install_import_hook(_modules_with_shapes(_SPEC.name, Path(_SPEC.origin).parent), "beartype.beartype")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for device in ("gpu", "tpu"):
             if item.get_closest_marker(device) and jax.default_backend() != device:
                 item.add_marker(pytest.mark.skip(reason=f"needs a {device}, jax runs on the {jax.default_backend()}"))
+
+
+@pytest.fixture(scope="session")
+def modules_with_shapes():
+    """(package, folder) -> names of the modules whose shapes are checked."""
+    return _modules_with_shapes
 
 
 @pytest.fixture(scope="session")

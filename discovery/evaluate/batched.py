@@ -83,7 +83,7 @@ def prepare_batch(
         interpret: simulates the kernel on any device, slowly; as of `vm.pallas.update`.
 
     Raises:
-        KernelError: this process has no device that the kernel runs on. ValueError: the task is fed by the host.
+        BackendError: this process has no device that the kernel runs on. ValueError: the task is fed by the host.
     """
     task = prepared.task
     if isinstance(task, HostFed):

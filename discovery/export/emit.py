@@ -6,6 +6,7 @@ Elementwise statements run leaf by leaf inside one function, which XLA fuses. Wh
 
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ class _Emitter:
             self.powers[target] = (args[0], args[1])
         if op == "subtract" and args[0] == 1.0 and isinstance(args[1], str) and args[1] in self.powers:
             base, exponent = self.powers[args[1]]
-            self._tree(target, f"-jnp.expm1({{0}} * {math.log(base)!r})  # 1 - {_number(base)} ** {exponent}", [exponent])
+            self._tree(target, f"-jnp.expm1({{0}} * {math.log(base)!r})  # 1 - {number(base)} ** {exponent}", [exponent])
             return
         self._tree(target, code, args)
 
@@ -123,18 +124,29 @@ class _Emitter:
 def _format(code: str, args: list[Argument]) -> str:
     """Fills in arguments; `(1 - weight) * a + weight * b` gets its weights as numbers."""
     if code == OPS["interp"].code and isinstance(args[2], float):
-        return f"{_number(1 - args[2])} * {_text(args[0])} + {_number(args[2])} * {_text(args[1])}"
-    return code.format(*(_text(a) for a in args))
+        return f"{number(1 - args[2])} * {argument_text(args[0])} + {number(args[2])} * {argument_text(args[1])}"
+    return code.format(*(argument_text(a) for a in args))
 
 
-def _text(argument: Argument) -> str:
+def argument_text(argument: Argument) -> str:
+    """A variable or a number as it is written between operators."""
     if isinstance(argument, str):
         return argument
-    return f"({_number(argument)})" if argument < 0 else _number(argument)
+    return f"({number(argument)})" if argument < 0 else number(argument)
 
 
-def _number(value: float) -> str:
-    return repr(float(f"{value:.12g}"))
+def number(value: float, digits: int = 12) -> str:
+    """A number as it is written in a file, rounded to so many digits.
+
+    >>> number(0.1 + 0.2), number(1 / 3, 3)
+    ('0.3', '0.333')
+    """
+    return repr(float(f"{value:.{digits}g}"))
+
+
+def default(value: float) -> str:
+    """A number that two constants of a program made, as the default of a parameter; their product's last digits are noise."""
+    return number(value, 9)
 
 
 class Elementwise(NamedTuple):
@@ -162,6 +174,21 @@ def emit_elementwise(program: Program, outputs: tuple[str, ...]) -> Elementwise:
     )
 
 
+def input_lines(reads: Collection[str], count: str) -> list[str]:
+    """Assignments of the inputs that are numbers, as far as they are read; `count` is the expression of the steps taken.
+
+    >>> input_lines({"g", "progress"}, "state.count")
+    ['progress = state.count / total_steps']
+    """
+    lines = {
+        "step": f"step = ({count} + 1).astype(jnp.float32)",
+        "progress": f"progress = {count} / total_steps",
+        "lr": f"lr = learning_rate({count}) if callable(learning_rate) else learning_rate",
+        "budget": "budget = jnp.asarray(total_steps, jnp.float32)",
+    }
+    return [line for name, line in lines.items() if name in reads]
+
+
 def emit(program: Program, outputs: tuple[str, ...]) -> Body:
     """Source of the update of a program whose targets are unique.
 
@@ -171,15 +198,7 @@ def emit(program: Program, outputs: tuple[str, ...]) -> Body:
     """
     emitter, outputs = _emitted(program, outputs)
     reads = {name for line in emitter.lines for name in line.reads} | set(outputs)
-    body, scalars = [], [line for line in emitter.lines if not line.leaf]
-    if "step" in reads:
-        body.append("step = (state.count + 1).astype(jnp.float32)")
-    if "progress" in reads:
-        body.append("progress = state.count / total_steps")
-    if "lr" in reads:
-        body.append("lr = learning_rate(state.count) if callable(learning_rate) else learning_rate")
-    if "budget" in reads:
-        body.append("budget = jnp.asarray(total_steps, jnp.float32)")
+    body, scalars = input_lines(reads, "state.count"), [line for line in emitter.lines if not line.leaf]
     mixed = bool(scalars) or any(name in reads for name in ("step", "progress", "budget", "lr"))
     body += _stages(emitter, program, outputs, mixed)
     helpers = [_DOT] if any("_dot(" in line.code or "_clip_factor(" in line.code for line in scalars) else []

@@ -5,9 +5,8 @@ import re
 
 from ..language import matrices
 from ..language.program import Program, ProgramError, Statement
-from ..language.text import to_text
-from .emit import Body, emit
-from .provenance import Provenance, docstring
+from .emit import Body, default, emit
+from .provenance import Provenance, docstring, program_lines
 from .separate import Separated, separate, unique_names
 
 # What the file's own code is made of, at the top level and inside its functions.
@@ -66,8 +65,7 @@ def _class_name(name: str) -> str:
 
 def _docstring(program: Program, name: str, parts: Separated | None, body: Body, provenance: Provenance) -> str:
     needed = "total_steps, " if body.uses_total_steps else ""
-    lines = ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
-    lines += [f"    {line}" for line in to_text(program).splitlines()] + [""]
+    lines = [*program_lines(program), ""]
     if parts:
         lines += [
             f"Use: optax.chain(optax.clip_by_global_norm(1.0), {name}({needed}learning_rate=schedule)).",
@@ -131,8 +129,8 @@ def _alias(name: str, parts: Separated | None, body: Body) -> str:
         raise ValueError("{name} holds its weight decay, if any, inside its formula: weight_decay and mask cannot be set")
     return optax.chain(scale_by_{name}({call}), {last})'''
     return f'''def {name}(
-{steps}    learning_rate: optax.ScalarOrSchedule = {_number(parts.learning_rate)},
-    weight_decay: jax.typing.ArrayLike = {_number(parts.weight_decay)},
+{steps}    learning_rate: optax.ScalarOrSchedule = {default(parts.learning_rate)},
+    weight_decay: jax.typing.ArrayLike = {default(parts.weight_decay)},
     mask=None,
 ) -> optax.GradientTransformation:
     """The rule with decoupled weight decay; the defaults are those that it was found with.
@@ -147,7 +145,3 @@ def _alias(name: str, parts: Separated | None, body: Body) -> str:
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )'''
-
-
-def _number(value: float) -> str:
-    return repr(float(f"{value:.9g}"))

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 from ..language.ops import OPS, Shape
 from ..language.program import SCHEDULE, Program, ProgramError
-from ..language.text import to_text
-from .emit import Elementwise, emit_elementwise
+from .emit import Elementwise, default, emit_elementwise, input_lines
 from .optax_file import check_name, without_clashes
-from .provenance import Provenance, docstring
+from .provenance import Provenance, docstring, program_lines
 from .separate import Separated, separate, unique_names
 
 _ELEMENTWISE = (Shape.MAP, Shape.CONSTANT, Shape.INTERPOLATE)
 # What the file's own code is made of, beside what an optax file's is.
-_OWN = frozenset(["Fused", "Rule", "State", "fuse", "scalars", "states", "mask", "backend", "weight_decay"])
+_OWN = frozenset(["Fused", "Rule", "State", "fuse", "_update", "scalars", "states", "mask", "backend", "weight_decay"])
 
 
 def to_pallas(program: Program, name: str = "discovered", provenance: Provenance | None = None) -> str:
@@ -48,8 +47,7 @@ from stepsmith.optimizers.kernels import Fused, Rule, State, fuse"""
 
 def _docstring(program: Program, name: str, parts: Separated | None, body: Elementwise, provenance: Provenance) -> str:
     needed = "total_steps, " if body.inputs & {"progress", "budget"} else ""
-    lines = ["The program, with w <- w - update outside of it (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
-    lines += [f"    {line}" for line in to_text(program).splitlines()] + [""]
+    lines = [*program_lines(program), ""]
     lines += [
         f"Use: optimizer = {name}({needed}learning_rate=schedule); state = optimizer.init(params), and in a jitted function with params",
         "and state donated: params, state = optimizer.step(params, grads, state). In an optax chain: optimizer.transformation.",
@@ -80,18 +78,13 @@ def _tuple(names: Sequence[str]) -> str:
 
 def _function(name: str, program: Program, parts: Separated | None, body: Elementwise) -> str:
     steps = "    total_steps: int,\n" if body.inputs & {"progress", "budget"} else ""
-    decay = f"    weight_decay: float = {_number(parts.weight_decay)},\n    mask=None,\n" if parts else ""
-    rate = "learning_rate(count) if callable(learning_rate) else learning_rate"
-    numbers = [("step", "step = (count + 1).astype(jnp.float32)"), ("progress", "progress = count / total_steps")]
-    numbers += [("budget", "budget = jnp.asarray(total_steps, jnp.float32)")]
-    lines = [*(line for used, line in numbers if used in body.inputs), f"lr = {rate}", *body.scalars]
-    given = {} if "lr" in body.inputs else {"learning_rate": "lr"}
-    given |= ({"weight_decay": "weight_decay"} if parts else {}) | {number: number for number in body.passed}
+    decay = f"    weight_decay: float = {default(parts.weight_decay)},\n    mask=None,\n" if parts else ""
+    given = [*([] if "lr" in body.inputs else ["learning_rate"]), *(["weight_decay"] if parts else []), *body.passed]
     what = "; weights decay where the mask says so" if parts else ""
-    lines += ["return {" + ", ".join(f'"{key}": {value}' for key, value in given.items()) + "}"]
+    lines = [*input_lines(body.inputs, "count"), *body.scalars, "return {" + ", ".join(f'"{name}": {name}' for name in given) + "}"]
     inside = "\n".join(f"        {line}" for line in lines)
     return f'''def {name}(
-{steps}    learning_rate: optax.ScalarOrSchedule = {_number(parts.learning_rate) if parts else "1.0"},
+{steps}    learning_rate: optax.ScalarOrSchedule = {default(parts.learning_rate) if parts else "1.0"},
 {decay}    backend: str | None = None,
 ) -> Fused:
     """The rule; `learning_rate` is a number or a schedule (step -> rate){what}."""
@@ -100,7 +93,3 @@ def _function(name: str, program: Program, parts: Separated | None, body: Elemen
 {inside}
 
     return fuse(Rule(_update, {_tuple(["State()"] * len(program.states))}, scalars), {"mask" if parts else "None"}, backend)'''
-
-
-def _number(value: float) -> str:
-    return repr(float(f"{value:.9g}"))

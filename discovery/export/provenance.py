@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..language.program import SCHEDULE, Program
+from ..language.text import to_text
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -18,6 +21,13 @@ def docstring(what: str, provenance: Provenance, lines: Sequence[str]) -> str:
     notes = [*(f"- {_printable(note)}" for note in provenance.notes), *([""] if provenance.notes else [])]
     text = "\n".join([first, "", *notes, *lines]).replace("\\", "\\\\").replace('"""', '\\"\\"\\"')  # nothing in it may end the docstring
     return f'"""{text}\n"""'
+
+
+def program_lines(program: Program) -> list[str]:
+    """What a docstring says of the program itself: its text and how to read it."""
+    outside = "" if program.kind == SCHEDULE else ", with w <- w - update outside of it"
+    head = f"The program{outside} (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):"
+    return [head, "", *(f"    {line}" for line in to_text(program).splitlines())]
 
 
 def _printable(note: str) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 from ..language.canonical import prune
 from ..language.ops import OPS
 from ..language.program import Argument, Program, ProgramError
-from ..language.text import to_text
-from .provenance import Provenance, docstring
+from .emit import argument_text
+from .provenance import Provenance, docstring, program_lines
 
 _OWN = frozenset(["jnp", "optax", "init_value", "decay_steps", "count", "schedule", "ValueError", "__debug__"])
 _INPUTS = {
@@ -29,10 +29,8 @@ def to_schedule(program: Program, name: str = "discovered", provenance: Provenan
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name in _OWN:
         raise ProgramError(f"{name!r} is no name for a Python function")
-    lines = ["The program (a / b is a / (b + 1e-8), sqrt and logarithms act on |x|):", ""]
-    lines += [f"    {line}" for line in to_text(program).splitlines()]
     body = "\n".join(f"        {line}" for line in _body(prune(program)))
-    return f'''{docstring(f"{name}: a learning-rate schedule", provenance or Provenance(), lines)}
+    return f'''{docstring(f"{name}: a learning-rate schedule", provenance or Provenance(), program_lines(program))}
 
 import jax.numpy as jnp
 import optax
@@ -68,7 +66,7 @@ def _body(pruned: Program) -> list[str]:
             values[target] = constant
             continue
         name = values[target] = f"x{index}" if index < len(pruned.statements) else pruned.outputs[0]
-        code = OPS[op].code.format(*map(_text, found)) if constant is None else f"jnp.float32({str(constant)!r})"
+        code = OPS[op].code.format(*map(argument_text, found)) if constant is None else f"jnp.float32({str(constant)!r})"
         lines.append(f"{name} = {code}")
     return lines
 
@@ -78,10 +76,3 @@ def _folded(op: str, numbers: list[float]) -> float:
     assert fn is not None  # the operations of schedules are formulas
     with np.errstate(all="ignore"):
         return float(fn(np, *map(np.float64, numbers)))
-
-
-def _text(argument: Argument) -> str:
-    if isinstance(argument, str):
-        return argument
-    text = repr(float(f"{argument:.12g}"))
-    return f"({text})" if argument < 0 else text

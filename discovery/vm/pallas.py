@@ -26,7 +26,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from ...optimizers.kernels import substitutes
+from ...optimizers.kernels import backend, substitutes
 from .bytecode import FIRST_STATE_ROW, G_ROW, NUM_ROWS, NUM_SCALARS, UPDATE_ROW, W_ROW
 from .opcodes import ELEMENTWISE, EXTENDED, OPCODES
 from .packing import LANES, MAX_REDUCTIONS, WORDS, Layout, Programs
@@ -41,25 +41,22 @@ _TPU_BLOCK_ROWS = (64, 32, 16, 8)  # 8 rows are a tile of its vector memory; the
 _PADDING = 1.25  # how many times the smallest blocks' memory larger ones may take
 
 
-class KernelError(ValueError):
-    """A kernel was asked for where it cannot run."""
-
-
 def available() -> Target | None:
     """What this process's default device is to the kernel; None where it has no kernel."""
-    return {"gpu": "gpu", "tpu": "tpu"}.get(jax.default_backend())  # pyright: ignore[reportReturnType]
+    found = backend.platform()
+    return found if found in ("gpu", "tpu") else None
 
 
 def require(interpret: Any = False) -> Target:
     """The target of an explicit request for the kernel.
 
     Raises:
-        KernelError: it cannot run here; the message says why.
+        BackendError: it cannot run here; the message says why.
     """
     found = available()
     if found is None and interpret is False:
-        raise KernelError(
-            f"the population kernel runs on a gpu (Triton) or a tpu (Mosaic), jax has the {jax.default_backend()} here; "
+        raise backend.BackendError(
+            f"the population kernel runs on a gpu (Triton) or a tpu (Mosaic), jax has the {backend.platform()} here; "
             "leave the choice to the device, or pass interpret=True to simulate it"
         )
     return found or "tpu"
@@ -148,8 +145,13 @@ def _launch(
     small = partial(pl.BlockSpec, memory_space=pltpu.SMEM) if target == "tpu" else pl.BlockSpec
     vectors = pl.BlockSpec((1, rows, LANES), lambda c, b: (c, b, 0))
     several = pl.BlockSpec((1, states.shape[1], rows, LANES), lambda c, b: (c, 0, b, 0))
-    of_candidate = lambda width: small((1, 1, width), lambda c, b: (c, 0, 0))  # noqa: E731
-    of_cell = lambda width: small((1, 1, 1, width), lambda c, b: (c, b, 0, 0))  # noqa: E731
+
+    def of_candidate(width: int) -> pl.BlockSpec:
+        return small((1, 1, width), lambda c, b: (c, 0, 0))
+
+    def of_cell(width: int) -> pl.BlockSpec:
+        return small((1, 1, 1, width), lambda c, b: (c, b, 0, 0))
+
     words, heads = (jnp.asarray(each)[:, None] for each in (programs.words, programs.heads))
     in_specs = [
         of_candidate(words.shape[2]),

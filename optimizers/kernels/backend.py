@@ -25,10 +25,12 @@ def resolve(backend: str | None) -> str:
     """The backend to use.
 
     Args:
-        backend: one of `BACKENDS`; None picks the kernel of the platform that jax runs on and, where there is none, plain XLA.
+        backend: one of `BACKENDS`. None picks by `platform`: ``pallas-triton`` on a gpu, ``pallas-tpu`` on a tpu and ``xla`` on
+            anything else; never an interpreted kernel.
 
     Raises:
-        BackendError: it is not known, or the kernel asked for cannot run on this platform.
+        BackendError: it is neither None nor one of `BACKENDS`; ``pallas-triton`` where the platform is no gpu; ``pallas-tpu`` where
+            it is no tpu. Plain XLA and interpreted kernels run anywhere, and None is always answered.
 
     Example:
         >>> resolve("xla")

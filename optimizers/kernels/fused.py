@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from . import xla
 from .backend import INTERPRET_TPU, INTERPRET_TRITON, TPU, XLA, resolve
-from .blockwise import Blockwise, zeros
-from .rounding import derive
+from .blockwise import Blockwise, num_blocks, zeros
+from .rounding import LARGEST, derive
 from .rule import Leaf, Mode, Rule, State, compute_dtype
 
 Mask = Any | Callable[[optax.Params], Any] | None
@@ -59,11 +60,12 @@ def fuse(rule: Rule, mask: Mask = None, backend: str | None = None, stochastic_r
         backend: one of `backend.BACKENDS`; None picks what suits the platform, which is plain XLA on a CPU.
         stochastic_rounding: round new bfloat16 parameters at random, so that small steps add up in the mean. `step` only: the
             transformation leaves the sum to optax, which rounds to nearest.
-        seed: of the rounding, here and of coded states.
+        seed: of the rounding, here and of coded states; from 0 to 2**32 - 1.
 
     Raises:
         BackendError: the backend is not known or cannot run here.
-        ValueError: when it is used: parameters that are no floats, or missing.
+        ValueError: the seed is out of its range. When it is used: parameters that are no floats, are missing, or have more than
+            2**31 - 1 elements in one array where random bits are drawn; gradients or states that are not shaped like them.
 
     Example:
         >>> rule = Rule(lambda w, g, states, s: (-s["rate"] * jnp.sign(g), ()), (), lambda count: {"rate": 0.5})
@@ -74,6 +76,8 @@ def fuse(rule: Rule, mask: Mask = None, backend: str | None = None, stochastic_r
     """
     if backend is not None:
         resolve(backend)  # says at once what cannot run
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"the seed must be from 0 to 2**32 - 1, got {seed}")
     run = partial(_run, rule, mask, backend, seed)
 
     def step(params: optax.Params, grads: optax.Updates, state: FusedState) -> tuple[optax.Params, FusedState]:
@@ -115,18 +119,51 @@ def _zero(state: State, param: jax.Array) -> jax.Array | Blockwise:
 def _run(
     rule: Rule, mask: Mask, backend: str | None, seed: int, params: optax.Params, grads: optax.Updates, state: FusedState, mode: Mode
 ) -> tuple[Any, FusedState]:
-    arrays, treedef = jax.tree.flatten(params)
+    paths, treedef = jax.tree.flatten_with_path(params)
+    arrays = [array for _, array in paths]
     columns = [arrays, treedef.flatten_up_to(grads), *(treedef.flatten_up_to(tree) for tree in state.states)]
-    rows = zip(zip(*columns, strict=True), _decays(mask, params), strict=True)
-    leaves = [_leaf(rule, row, number, decayed) for number, (row, decayed) in enumerate(rows)]
+    rows = list(zip(*columns, strict=True))
+    for (path, _), row in zip(paths, rows, strict=True):
+        _check(rule, jax.tree_util.keystr(path), row, mode)
+    leaves = [_leaf(rule, row, number, decayed) for number, (row, decayed) in enumerate(zip(rows, _decays(mask, params), strict=True))]
     dtype = jnp.result_type(*(compute_dtype(jnp.result_type(array)) for array in arrays)) if arrays else jnp.float32
-    scalars = {name: jnp.asarray(value, dtype) for name, value in rule.scalars(state.count).items()}
-    key = derive(jnp.int32(seed), state.count)
+    scalars = {
+        name: jnp.asarray(value(state.count) if callable(value) else value, dtype) for name, value in rule.scalars(state.count).items()
+    }
+    key = derive(jnp.asarray(np.uint32(seed).astype(np.int32)), state.count)
     full = [leaf for leaf in leaves if leaf.arrays[0].size]
     done = iter(_runner(resolve(backend))(rule, full, scalars, key, mode))
     results = [_packed(leaf, next(done) if leaf.arrays[0].size else [leaf.arrays[0], *leaf.arrays[2:]]) for leaf in leaves]
     first, *states = (treedef.unflatten([row[i] for row in results]) for i in range(len(columns) - 1))
     return first, FusedState(jnp.asarray(optax.safe_increment(state.count)), tuple(states))
+
+
+def _check(rule: Rule, name: str, row: tuple[Any, ...], mode: Mode) -> None:
+    """A kernel reads each array up to the size of its parameter, whatever the array has."""
+    param, gradient, *states = row
+    if jnp.shape(gradient) != jnp.shape(param):
+        raise ValueError(
+            f"the gradient of the parameter {name} has the shape {jnp.shape(gradient)} and the parameter {jnp.shape(param)}: "
+            "give gradients that are shaped like the parameters"
+        )
+    if not all(_fits(state, kind, param) for state, kind in zip(states, rule.states, strict=True)):
+        raise ValueError(
+            f"the state of the parameter {name} is not what this rule keeps for the shape {jnp.shape(param)}: "
+            "give the state that init makes of these parameters"
+        )
+    drawn = any(isinstance(state, Blockwise) for state in states) or (mode.stochastic and jnp.result_type(param) == jnp.bfloat16)
+    if drawn and jnp.size(param) > LARGEST:
+        raise ValueError(
+            f"the parameter {name} has {jnp.size(param):,} elements: states of one byte and stochastic rounding number them "
+            f"in 32 bits, up to {LARGEST:,}; split it, or leave both off"
+        )
+
+
+def _fits(state: Any, kind: State, param: Any) -> bool:
+    """Whether a state is one that is kept for this parameter."""
+    if not isinstance(state, Blockwise):
+        return jnp.shape(state) == jnp.shape(param)
+    return bool(kind.code) and (state.codes.shape, state.scales.shape) == (jnp.shape(param), (num_blocks(jnp.size(param)),))
 
 
 def _leaf(rule: Rule, row: tuple[Any, ...], number: int, decayed: bool) -> Leaf:

@@ -10,8 +10,10 @@ import numpy as np
 from jax import lax
 
 # Two odd multipliers between shifts: every bit of the input changes each bit of the output with probability near one half
-# (tests/optimizers/kernels/test_rounding.py measures it). They are 0x7FEB352D and 0x846CA68B, as signed numbers.
+# (tests/optimizers/kernels/test_blockwise.py measures it). They are 0x7FEB352D and 0x846CA68B, as signed numbers.
 _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B - 2**32
+# Elements of an array that positions of 32 bits, signed, can number.
+LARGEST = 2**31 - 1
 # 2**32 over the golden ratio, as a signed number: consecutive numbers, and keys, land far apart.
 _GOLDEN = 0x9E3779B9 - 2**32
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from .blockwise import Code
 from .rounding import derive, random16, stochastic_bfloat16
@@ -22,10 +23,20 @@ class State:
     Attributes:
         dtype: of the array; None means the parameter's.
         code: one byte an element instead, see `blockwise`.
+
+    Raises:
+        ValueError: both are given.
     """
 
     dtype: jax.typing.DTypeLike | None = None
     code: Code | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.code is not None:
+            raise ValueError(
+                f"a state is kept as {jnp.dtype(self.dtype).name} or in a code of one byte, both were asked for: "
+                "leave out the dtype (mu_dtype) or the code (eight_bit)"
+            )
 
 
 @dataclass(frozen=True)
@@ -37,13 +48,13 @@ class Rule:
             piece of a parameter array after another, in float32 (float64 where the parameters are) whatever is stored, so it may
             use no reduction, no index and no constant array.
         states: one entry a state; they start at zero.
-        scalars: steps taken so far -> the numbers that `update` reads; all that changes from step to step or may be traced must
-            come this way. ``weight_decay``, if there is one, is 0 in parameter arrays that the mask leaves out.
+        scalars: steps taken so far -> the numbers that `update` reads, or schedules for them; all that changes from step to step
+            or may be traced must come this way. ``weight_decay``, if there is one, is 0 in parameter arrays that the mask leaves out.
     """
 
     update: Elementwise
     states: tuple[State, ...]
-    scalars: Callable[[jax.Array], Mapping[str, jax.typing.ArrayLike]]
+    scalars: Callable[[jax.Array], Mapping[str, jax.typing.ArrayLike | optax.Schedule]]
 
 
 class Mode(NamedTuple):

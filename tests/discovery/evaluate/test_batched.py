@@ -16,7 +16,7 @@ from stepsmith.discovery.evaluate.training_run import bytecode, evaluate, prepar
 from stepsmith.discovery.language import load, parse
 from stepsmith.discovery.session import _places
 from stepsmith.discovery.vm import packing
-from stepsmith.discovery.vm.pallas import KernelError
+from stepsmith.optimizers.kernels import BackendError
 from stepsmith.tasks import get
 from stepsmith.tasks.models import MLP
 
@@ -169,7 +169,7 @@ def test_the_capacity_follows_the_free_memory(small, monkeypatch):
 
 def test_a_request_that_cannot_be_met_says_why(small, monkeypatch):
     if jax.default_backend() == "cpu":
-        with pytest.raises(KernelError, match="jax has the cpu here; leave the choice to the device"):
+        with pytest.raises(BackendError, match="jax has the cpu here; leave the choice to the device"):
             prepare_batch(small, 4)
     fed = small._replace(name="streamed", task=get("lm1b_transformer"))
     with pytest.raises(ValueError, match="streamed is fed by the host and cannot be trained in batches; train its programs one at a time"):

@@ -88,7 +88,7 @@ def test_reductions_are_refused_in_one_line(op):
         to_pallas(program, "rule")
 
 
-@pytest.mark.parametrize("name", ["fuse", "State", "class", "2fast"])
+@pytest.mark.parametrize("name", ["fuse", "State", "_update", "scalars", "class", "2fast"])
 def test_bad_names(name):
     with pytest.raises(ProgramError, match="is no name for a Python function"):
         to_pallas(load("lion"), name)

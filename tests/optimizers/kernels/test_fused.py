@@ -1,4 +1,9 @@
-"""Fused rules equal optax's, kernels equal plain XLA, and a fused rule is an optax transformation like any other."""
+"""Fused rules equal optax's and are optax transformations like any other; what they are not made for says why."""
+
+import inspect
+import re
+from functools import partial
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -6,21 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.experimental.pallas import tpu as pltpu
 
 from stepsmith import optimizers
-from stepsmith.optimizers.kernels import SIGNED, UNSIGNED, Blockwise, FusedState, Rule, State, backend, bytes_moved, fuse, gpu, tpu
-from stepsmith.optimizers.kernels.rule import Leaf
+from stepsmith.optimizers.kernels import SIGNED, Blockwise, FusedState, Rule, State, backend, bytes_moved, fuse
 
 RNG = np.random.default_rng(0)
-INTERPRETED = ("interpret-triton", "interpret-tpu")
-SHAPES = {"scalar": (), "empty": (0, 3), "one": (1,), "odd": (3, 7), "cell": (1024,), "over": (1025,), "none": None}
-# Large enough for the kernel of TPUs, and not: whole tiles, odd rows, three axes; cut in blocks, or not.
-LARGE = {"whole": (256, 512), "odd": (257, 300), "cube": (9, 16, 512), "tall": (70000, 1), "narrow": (30, 16, 250)}
+SHAPES = {"scalar": (), "empty": (0, 3), "odd": (3, 7), "over": (1025,), "none": None}
 
 
-def _draw(shapes, dtype=jnp.float32, scale=1.0):
-    return {k: None if s is None else jnp.asarray(RNG.normal(size=s) * scale, dtype) for k, s in shapes.items()}
+def _draw(shapes):
+    return {name: None if shape is None else jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
 def _steps(transformation, params, gradients):
@@ -79,109 +79,6 @@ def test_adamw_equals_its_equations_in_float64():
     np.testing.assert_allclose(params, w, rtol=1e-5)
 
 
-UNARY = (jnp.sin, jnp.tanh, jnp.exp, jnp.sign, jnp.abs, jnp.arctan, jnp.arcsinh, jnp.square, jnp.expm1, lambda x: jnp.sqrt(jnp.abs(x)))
-QUICK = {"xla_backend_optimization_level": 0}  # compiling is most of what these tests do
-BINARY = (jnp.add, jnp.subtract, jnp.multiply, jnp.maximum, jnp.minimum, lambda a, b: a / (b + 1e-8), jnp.power)
-
-
-def _compose(rng, values):
-    """A few random operations on the values, one after the other."""
-    values = list(values)
-    for _ in range(rng.integers(2, 6)):
-        function, other = (UNARY + BINARY)[rng.integers(len(UNARY + BINARY))], values[rng.integers(len(values))]
-        values.append(function(values[-1], other) if function in BINARY else function(other))
-    return values[-1]
-
-
-def _random_rule(seed, coded):
-    """Twenty random compositions over w, g, states and numbers: the update and four states have four each, by the signs of w and g."""
-    codes = [(SIGNED, UNSIGNED)[i % 2] if coded else None for i in range(4)]
-
-    def update(w, g, states, scalars):
-        rng = np.random.default_rng(seed)
-
-        def result(code=None):
-            a, b, c, d = (_compose(rng, [w, g, *states, *scalars.values()]) for _ in range(4))
-            chosen = jnp.where(w > 0, jnp.where(g > 0, a, b), jnp.where(g > 0, c, d))
-            return jnp.abs(chosen) if code is UNSIGNED else chosen
-
-        return result(), tuple(map(result, codes))
-
-    return Rule(update, tuple(State(code=code) for code in codes), lambda count: {"rate": 0.3 / (count + 1.0), "weight_decay": 0.1})
-
-
-def _check_kernels(rule, dtype, seed, shapes, both_ways):
-    """Each kernel, interpreted, against plain XLA, the second step of a run; gradients with NaN and infinity."""
-    rng = np.random.default_rng(seed)
-    params, gradients = (_draw(shapes, kind) for kind in (dtype, jnp.float32))
-    gradients["odd"] = gradients["odd"].at[0, :3].set(jnp.array([jnp.nan, jnp.inf, -jnp.inf]))
-    mask = {key: None if shape is None else bool(rng.integers(2)) for key, shape in shapes.items()}
-    optimizers = {name: fuse(rule, mask, name, stochastic_rounding=True, seed=seed) for name in ("xla", *INTERPRETED)}
-    steps = {name: jax.jit(optimizer.step, compiler_options=QUICK) for name, optimizer in optimizers.items()}
-    _, state = steps["xla"](params, gradients, optimizers["xla"].init(params))
-    results = {name: [step(params, gradients, state)] for name, step in steps.items()}
-    if both_ways:
-        for name, optimizer in optimizers.items():
-            results[name].append(jax.jit(optimizer.transformation.update, compiler_options=QUICK)(gradients, state, params))
-    for name in INTERPRETED:
-        for ours, reference in zip(jax.tree.leaves(results[name]), jax.tree.leaves(results["xla"]), strict=True):
-            assert (ours.shape, ours.dtype) == (reference.shape, reference.dtype)
-            # XLA may contract a product and a sum in one and not in the other: a rounding may then fall on the other side.
-            tolerance = {"bfloat16": (1e-2, 1e-30), "int8": (0, 1), "uint8": (0, 1)}.get(ours.dtype.name, (1e-4, 1e-6))
-            a, b = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
-            close = np.isclose(a, b, *tolerance, equal_nan=True)
-            assert close.mean() > 0.99 if close.size > 100 else close.all(), (name, a[~close], b[~close])
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("code", [None, SIGNED], ids=["plain", "coded"])
-def test_kernels_equal_plain_xla(code, dtype):
-    def update(w, g, states, s):
-        average = 0.9 * states[0] + 0.1 * jnp.sin(g)
-        return -s["rate"] * (jnp.arctan(average) + s["weight_decay"] * w), (average,)
-
-    rule = Rule(update, (State(code=code),), lambda count: {"rate": 0.3 / (count + 1.0), "weight_decay": 0.1})
-    large = {f"large {key}": LARGE[key] for key in (("whole", "odd") if code else ("cube", "narrow"))}
-    _check_kernels(rule, dtype, 1, SHAPES | {"coded": (5000,)} | large, both_ways=dtype is jnp.float32)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_kernels_equal_plain_xla_on_random_compositions(seed):
-    """Of which a rule has many, so that they share what is compiled."""
-    shapes = {"odd": (3, 7), "large": LARGE[("whole", "odd", "cube", "narrow")[seed % 4]]}
-    rule, dtype = _random_rule(seed, coded=seed % 3 == 0), (jnp.float32, jnp.bfloat16)[seed // 4 % 2]
-    _check_kernels(rule, dtype, seed, shapes, both_ways=False)
-
-
-def test_kernel_for_tpus_has_no_races(monkeypatch):
-    from jax._src.pallas.mosaic.interpret import interpret_pallas_call  # the one place where jax says what it found
-
-    monkeypatch.setattr(tpu, "INTERPRET", pltpu.InterpretParams(detect_races=True))
-    optimizer, params = optimizers.fused_adamw(0.1, eight_bit=True, backend="interpret-tpu"), _draw({"a": (264, 512)})
-    new, _ = jax.block_until_ready(jax.jit(optimizer.step)(params, params, optimizer.init(params)))
-    assert np.isfinite(new["a"]).all()
-    assert not interpret_pallas_call.races.races_found
-
-
-def test_many_small_arrays_share_launches_and_large_ones_do_not():
-    sizes = [100] * 20 + [gpu.ALONE + 1, gpu.ALONE]
-    params = [jax.ShapeDtypeStruct((size,), jnp.bfloat16 if i % 2 else jnp.float32) for i, size in enumerate(sizes)]
-    leaves = [Leaf((param, param), (), number, True) for number, param in enumerate(params)]
-    groups = list(gpu.launches(leaves))
-    assert sorted(leaf.number for group in groups for leaf in group) == list(range(22))
-    assert all(len({leaf.arrays[0].dtype for leaf in group}) == 1 for group in groups)
-    assert sorted(map(len, groups)) == [1, 2, 3, 8, 8]
-
-
-def test_results_do_not_depend_on_how_arrays_are_grouped(monkeypatch):
-    params = [jnp.asarray(RNG.normal(size=5000), jnp.bfloat16) for _ in range(3)]
-    optimizer = optimizers.fused_lion(0.1, eight_bit=True, backend="interpret-triton", stochastic_rounding=True)
-    together = optimizer.step(params, params, optimizer.init(params))
-    monkeypatch.setattr(gpu, "TOGETHER", 1)
-    monkeypatch.setattr(gpu, "LONG", 1000)
-    chex.assert_trees_all_equal(optimizer.step(params, params, optimizer.init(params)), together)
-
-
 def test_stochastic_rounding_lets_small_steps_add_up():
     rule = Rule(lambda w, g, states, s: (-1e-3 * g, ()), (), lambda count: {})
     params = jnp.ones(4096, jnp.bfloat16)
@@ -209,6 +106,42 @@ def test_eight_bit_states_follow_the_full_ones(make):
     full, coded = losses(plain(rate)), losses(make(rate))
     assert full[-1] < 0.05 * full[0]
     np.testing.assert_allclose(coded, full, atol=0.02 * full[0])
+
+
+def _fused(name, **kwargs):
+    return lambda **more: getattr(optimizers, f"fused_{name}")(**more, **kwargs).transformation
+
+
+PASSED_ON = {
+    **{name: (getattr(optimizers, name), getattr(optax, name)) for name in ("lion", "adamw")},
+    **{f"{name} fused": (partial(getattr(optimizers, name), fused=True), _fused(name)) for name in ("lion", "adamw")},
+    **{f"{name}_8bit": (getattr(optimizers, f"{name}_8bit"), _fused(name, eight_bit=True)) for name in ("lion", "adamw")},
+}
+OTHER = {
+    **{"learning_rate": 0.2, "b1": 0.5, "b2": 0.6, "eps": 0.1, "eps_root": 0.1, "weight_decay": 0.3},
+    **{"mu_dtype": jnp.bfloat16, "mask": {"a": True, "b": False}, "nesterov": True},
+}
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_every_argument_is_passed_on(name):
+    """Each has an effect, the same as where it is passed to."""
+    ours, theirs = PASSED_ON[name]
+    params, gradients = (_draw({"a": (64, 64), "b": (3,)}) for _ in range(2))
+
+    def two_steps(transformation):
+        first, state = transformation.update(gradients, transformation.init(params), params)
+        return first, *transformation.update(jax.tree.map(jnp.square, gradients), state, params)
+
+    default = two_steps(ours(learning_rate=0.1))
+    for argument in [
+        each for each in inspect.signature(ours).parameters if each != "fused" and (name, each) != ("adamw fused", "nesterov")
+    ]:
+        given = {"learning_rate": 0.1, argument: OTHER[argument]}
+        changed = two_steps(ours(**given))
+        chex.assert_trees_all_equal(changed, two_steps(theirs(**given)))
+        with pytest.raises(AssertionError):
+            chex.assert_trees_all_equal(changed, default)
 
 
 @pytest.mark.parametrize("name", ["lion", "adamw", "lion_8bit", "adamw_8bit"])
@@ -249,20 +182,40 @@ def test_bytes_moved_by_lion_and_adamw():
     assert [each(lion, bf16, eight_bit=True), each(lion, bf16, mu_dtype=jnp.float32)] == [8 + 8 / 256, 14]
 
 
+PLATFORMS = {"cuda": "gpu", "rocm": "gpu", "gpu": "gpu", "tpu": "tpu", "cpu": "cpu", "cuda,cpu": "gpu", "cpu,cuda": "cpu"}
+
+
+@pytest.mark.parametrize("named", [*PLATFORMS, "", None])
+def test_platform_is_what_jax_was_told_or_finds(named, monkeypatch):
+    told = SimpleNamespace(values={"jax_platforms": named})
+    monkeypatch.setattr(backend, "jax", SimpleNamespace(config=told, default_backend=lambda: "what jax finds"))
+    assert backend.platform() == PLATFORMS.get(named, "what jax finds")
+
+
 def test_what_cannot_run_says_why(monkeypatch):
     assert backend.resolve(None) == "xla"
     with pytest.raises(backend.BackendError, match="pallas-triton.*NVIDIA GPU.*cpu.*backend=None.*interpret-triton"):
-        optimizers.lion(0.1, fused=True, backend="pallas-triton")
+        optimizers.fused_lion(0.1, backend="pallas-triton")
     with pytest.raises(backend.BackendError, match="a TPU.*interpret-tpu"):
-        optimizers.adamw_8bit(0.1, backend="pallas-tpu")
+        optimizers.fused_adamw(0.1, eight_bit=True, backend="pallas-tpu")
     with pytest.raises(backend.BackendError, match="unknown backend 'cuda'; known are xla"):
         fuse(Rule(lambda w, g, states, s: (g, ()), (), lambda count: {}), backend="cuda")
     monkeypatch.setattr(backend, "platform", lambda: "gpu")
     assert backend.resolve(None) == backend.resolve("pallas-triton") == "pallas-triton"
-    with pytest.raises(ValueError, match="fused=True"):
-        optimizers.lion(0.1, backend="xla")
+    monkeypatch.setattr(backend, "platform", lambda: "tpu")
+    assert backend.resolve(None) == backend.resolve("pallas-tpu") == "pallas-tpu"
+    with pytest.raises(backend.BackendError, match="pallas-triton.*NVIDIA GPU.*tpu"):
+        backend.resolve("pallas-triton")
     with pytest.raises(ValueError, match="Nesterov"):
         optimizers.adamw(0.1, fused=True, nesterov=True)
+
+
+@pytest.mark.parametrize("make", [optimizers.fused_lion, optimizers.fused_adamw])
+def test_a_state_has_a_dtype_or_a_code(make):
+    with pytest.raises(ValueError, match=r"^a state is kept as bfloat16 or in a code of one byte.*\(mu_dtype\) or the code \(eight_bit\)$"):
+        make(0.1, mu_dtype=jnp.bfloat16, eight_bit=True)
+    with pytest.raises(ValueError, match="float32 or in a code"):
+        State(jnp.float32, SIGNED)
 
 
 def test_what_cannot_be_updated_says_why():
@@ -271,6 +224,54 @@ def test_what_cannot_be_updated_says_why():
         rule.init({"a": jnp.arange(3)})
     with pytest.raises(ValueError, match="needs the parameters"):
         rule.update(jnp.ones(3), rule.init(jnp.ones(3)))
+
+
+@pytest.mark.parametrize("name", ["xla", "interpret-triton", "interpret-tpu"])
+def test_arrays_that_are_not_shaped_like_the_parameters_are_refused(name):
+    optimizer, plain = optimizers.fused_lion(0.1, eight_bit=True, backend=name), optimizers.fused_lion(0.1, backend=name)
+    params = {"layer": [jnp.ones((64, 64)), jnp.ones(3)]}
+    state = optimizer.init(params)
+    for wrong in ((64, 63), (4096,), (64, 64, 1), ()):
+        gradients = {"layer": [jnp.ones(wrong), jnp.ones(3)]}
+        said = re.escape(f"['layer'][0] has the shape {wrong} and the parameter (64, 64): give gradients")
+        with pytest.raises(ValueError, match=said):
+            optimizer.step(params, gradients, state)
+        with pytest.raises(ValueError, match=said):
+            optimizer.transformation.update(gradients, state, params)
+    longer = {"layer": [jnp.ones((64, 64)), jnp.ones(4)]}
+    for rule, other in ((optimizer, optimizer.init(longer)), (plain, state)):
+        with pytest.raises(ValueError, match=r"the state of the parameter \['layer'\]\[[01]\] .*give the state that init makes"):
+            rule.step(params, params, other)
+
+
+@pytest.mark.parametrize("name", ["xla", "interpret-triton", "interpret-tpu"])
+def test_arrays_of_more_elements_than_32_bits_can_number(name):
+    """They are updated where no element needs its number, and refused where one does. Shapes alone: the arrays would take gigabytes."""
+
+    def step(shape, dtype, **settings):
+        optimizer, params = optimizers.fused_lion(0.1, backend=name, **settings), {"a": jax.ShapeDtypeStruct(shape, dtype)}
+        return jax.eval_shape(optimizer.step, params, params, jax.eval_shape(optimizer.init, params))[0]["a"].shape
+
+    for shape in ((2**31,), (2**16, 2**15)):
+        assert step(shape, jnp.float32, stochastic_rounding=True) == step(shape, jnp.bfloat16) == shape
+        for settings in ({"eight_bit": True}, {"stochastic_rounding": True}):
+            with pytest.raises(ValueError, match=r"\['a'\] has 2,147,483,648 elements: .* up to 2,147,483,647; split it"):
+                step(shape, jnp.bfloat16, **settings)
+    largest = (2**31 - 1,)
+    assert step(largest, jnp.bfloat16, eight_bit=True) == step(largest, jnp.bfloat16, stochastic_rounding=True) == largest
+
+
+def test_seeds_have_32_bits():
+    params = jnp.asarray(RNG.normal(size=1000), jnp.bfloat16)
+
+    def stepped(seed):
+        optimizer = optimizers.fused_lion(1e-3, stochastic_rounding=True, seed=seed)
+        return optimizer.step(params, params, optimizer.init(params))[0].tobytes()
+
+    assert len({stepped(seed) for seed in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)}) == 5
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=f"^the seed must be from 0 to 2\\*\\*32 - 1, got {seed}$"):
+            optimizers.fused_lion(0.1, seed=seed)
 
 
 def test_coded_states_are_where_they_pay():
