@@ -254,14 +254,19 @@ def _taken(tree: Any, places: jax.Array) -> Any:
 
 def _fitting(batched: Batched) -> int:
     """The largest power of two of runs that fits, by the memory that the compiler states for a few."""
-    data, program = batched.prepared.data, load("adamw")
-    argument = _argument(batched, [bytecode(batched.prepared, program, 1.0)] * _SAMPLE)
+    data = batched.prepared.data
+    argument = _argument(batched, [_usual_code(batched.prepared)] * _SAMPLE)
     carries = batched.begin(argument, _keys([0] * _SAMPLE), MAX_STATES)
     memory = batched.advance.lower(data, argument, carries).compile().memory_analysis()
     shared = sum(leaf.nbytes for leaf in jax.tree.leaves(data))
     total = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes + memory.temp_size_in_bytes
     fit = int(_SHARE * _free_memory()) * _SAMPLE // max(total - shared, 1)
     return 1 << min(max(fit, 1), LARGEST).bit_length() - 1
+
+
+def _usual_code(prepared: Prepared) -> Bytecode:
+    """Of a rule that every machine runs, also where the programs are schedules; what is compiled for it serves all."""
+    return bytecode(prepared._replace(rule=None), load("adamw"), 1.0)
 
 
 def _free_memory() -> int:

@@ -159,12 +159,26 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory(compacted):
         evaluate_batch(compacted._replace(advance=advance), [Trial(RULES[0], 0)])
 
 
-def test_the_capacity_follows_the_free_memory(small, monkeypatch):
+def test_the_capacity_follows_the_free_memory(compacted, monkeypatch):
     found = []
     for free in (0, 2**23, 2**25, 2**60):
         monkeypatch.setattr(batched, "_free_memory", lambda free=free: free)
-        found.append(prepare_batch(small, machine="xla").capacity)
+        found.append(batched._fitting(compacted))
     assert found[0] == 1 and found[2] == 4 * found[1] and found[3] == batched.LARGEST
+
+
+def test_schedules_in_batches(small, compacted, monkeypatch):
+    """Where programs are schedules, each is trained with the task's rule, and the capacity is measured all the same."""
+    scheduled = small._replace(rule=load("adamw_corrected"), base_factor=0.5)
+    monkeypatch.setattr(batched, "_free_memory", lambda: 2**60)
+    assert prepare_batch(scheduled, machine="xla").capacity == batched.LARGEST
+    trials = [Trial(load(name), seed, factor) for name in ("linear", "cosine") for seed, factor in ((0, 1.0), (1, 0.3))]
+    trials.append(Trial(load("adamw"), 0))  # which is no schedule
+    expected = [evaluate(scheduled, *trial) for trial in trials]
+    assert [e.status for e in expected] == [Status.OK] * 4 + [Status.INVALID]
+    _same(evaluate_batch(compacted._replace(prepared=scheduled), trials), expected)
+    other = [evaluate(small, load("adamw_corrected"), trial.seed, trial.learning_rate_factor).loss for trial in trials[:2]]
+    assert not np.allclose([e.loss for e in expected[:2]], other, rtol=RTOL)  # the factor of the task counts
 
 
 def test_a_request_that_cannot_be_met_says_why(small, monkeypatch):
