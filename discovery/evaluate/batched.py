@@ -2,7 +2,8 @@
 
 Between chunks of steps the host looks which runs have ended; once the others fit into half the batch's shape, they are moved
 together and go on in it, for under `vmap` a run that has ended costs as much as one that goes on. The shape decides the last bits
-of a result, so with `fixed` a batch keeps it, filled up with copies, and a result does not depend on what is beside it.
+of a result, so with `fixed` a batch keeps it, filled up with copies and with as many rows of states as any program has, and a
+result does not depend on what is beside it.
 
 What the kernel has no form of runs alone on the machine of `training_run.evaluate`: programs with operations on matrices
 (`vm.packing.unsupported`), and tasks that the host feeds.
@@ -32,7 +33,7 @@ Machine = Literal["pallas", "xla"]
 
 LARGEST = 4096  # runs in a batch
 SHAPES = 3  # of a batch: full, half, quarter; each is compiled
-_STATES = (2, MAX_STATES)  # rows of states that a batch may carry; each is compiled
+_STATES = (2, MAX_STATES)  # rows of states that a batch without a fixed shape may carry; each is compiled
 _SHARE = 0.6  # of the free memory; the rest is for moving runs together and for what the estimate does not see
 _SAMPLE = 8  # runs whose memory is measured
 
@@ -63,6 +64,11 @@ class Batched(NamedTuple):
     def shapes(self) -> tuple[int, ...]:
         """Sizes of batches, the largest first."""
         return (self.capacity,) if self.fixed else tuple(max(self.capacity >> i, 1) for i in range(SHAPES))
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Rows of states that a batch may carry, the fewest first; the reference machine carries all in any case."""
+        return (MAX_STATES,) if self.fixed or self.machine == "xla" else _STATES
 
     @property
     def identity(self) -> dict[str, str]:
@@ -149,7 +155,7 @@ def evaluate_batch(batched: Batched, trials: Sequence[Trial]) -> list[Evaluation
 def warm_up(batched: Batched, program: Program) -> float:
     """Compiles every shape of a batch and returns the seconds that a full one takes with the program, or the program alone if more."""
     for size in batched.shapes:
-        for num_states in _STATES if batched.machine == "pallas" else _STATES[:1]:
+        for num_states in batched.state_sizes:
             code = bytecode(batched.prepared, program, 1.0)
             _train(batched, [code] * size, [Trial(program, 0)] * size, num_states)
     alone = [evaluate(batched.prepared, program, 0).seconds for _ in range(2)][1]  # the first one compiles
@@ -192,7 +198,7 @@ def _train(batched: Batched, codes: Sequence[Bytecode], trials: Sequence[Trial],
     places = np.arange(_shape(batched, count)) % count  # which trial is where; those behind the first `count` fill the shape
     argument, keys = _argument(batched, [codes[int(i)] for i in places]), _keys([trials[int(i)].seed for i in places])
     wanted = num_states or max(packing.num_states(code) for code in codes)
-    carries = batched.begin(argument, keys, next(each for each in _STATES if each >= wanted))
+    carries = batched.begin(argument, keys, next(size for size in batched.state_sizes if size >= wanted))
     limits = np.stack([chunk_limits(t.limits, prepared.name, t.learning_rate_factor, prepared.num_chunks) for t in trials])
     curves = np.full((count, prepared.num_chunks), np.nan, np.float32)
     statuses, losses, chunks = np.zeros(count, int), np.full(count, np.nan), np.zeros(count, int)

@@ -32,6 +32,15 @@ DIVERGES_LATER = _program("update = w * maximum(step - 25.0, 0.0) * -1.0")
 NONFINITE = _program("update = g / (w - w) * 1e38")
 INVALID = _program("s = dot(g, w)", *["g = interp(g, w, s)"] * 40, "update = g")
 ALONE = _program("x = g", *["x = x * norm(x)"] * 17, "update = x * 0.0")
+THREE_STATES = parse(
+    """def train(w, g, m, v, c, lr):
+    m = interp(g, m, 0.9)
+    v = interp(m, v, 0.9)
+    c = interp(v, c, 0.5)
+    update = c * lr
+    return update, m, v, c
+"""
+)
 RULES = [load(name) for name in ("lion", "adamw", "sgd", "lamb", "rmsprop")]
 
 
@@ -130,11 +139,26 @@ def test_limits_and_curves(small, compacted):
     np.testing.assert_allclose([e.curve for e in found if e.curve], [e.curve for e in expected if e.curve], atol=2e-3)
 
 
-def test_what_is_beside_a_run_in_a_fixed_batch_changes_no_bit(fixed):
-    some = evaluate_batch(fixed, [Trial(RULES[0], 0), Trial(DIVERGES, 1), Trial(RULES[1], 1)])
-    others = evaluate_batch(fixed, [Trial(RULES[2], 5), Trial(RULES[0], 0), *[Trial(RULES[3], 2)] * 4])
-    assert some[0].loss == others[1].loss
-    assert len({e.loss for e in others[2:]}) == 1
+@pytest.mark.parametrize("machine", ["fixed", "kernel"])
+def test_what_is_beside_a_run_in_a_fixed_batch_changes_no_bit(machine, request):
+    """Among them rules with 0, 1, 2 and 3 states, for which a batch that does not promise this carries other arrays."""
+    batch, states, carried = request.getfixturevalue(machine), [], []
+    lion, adamw, sgd, lamb, three = *RULES[:4], THREE_STATES
+    for rule in (sgd, lion, adamw, three):
+        states.append(packing.num_states(bytecode(batch.prepared, rule, 1.0)))
+
+    def begin(argument, keys, num_states):
+        carried.append(num_states)
+        return batch.begin(argument, keys, num_states)
+
+    counted = batch._replace(begin=begin)
+    some = evaluate_batch(counted, [Trial(lion, 0), Trial(DIVERGES, 1), Trial(adamw, 1), Trial(sgd, 2)])
+    others = evaluate_batch(counted, [Trial(sgd, 5), Trial(lion, 0), Trial(three, 3), *[Trial(lamb, 2)] * 4, Trial(adamw, 1)])
+    assert states == [0, 1, 2, 3] and len(set(carried)) == 1
+    assert some[0].loss == others[1].loss and some[2].loss == others[-1].loss
+    assert len({e.loss for e in others[3:7]}) == 1
+    (alone,) = evaluate_batch(counted, [Trial(three, 3)])
+    assert alone.loss == others[2].loss
 
 
 def test_what_does_not_fit_is_tried_in_halves(small, compacted):
