@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stepsmith.discovery import ConfigError, Devices
-from stepsmith.discovery.evaluate import Job, Status, WorkerPool, WorkerSpec, batched
+from stepsmith.discovery.evaluate import Evaluation, Job, Status, WorkerPool, WorkerSpec, batched
 from stepsmith.discovery.evaluate.batched import Trial, evaluate_batch, prepare_batch
 from stepsmith.discovery.evaluate.fitness import Yardstick
 from stepsmith.discovery.evaluate.job import evaluate_all
@@ -97,6 +97,25 @@ def test_programs_of_the_extended_language_run_beside_the_kernel(small, kernel):
     found = evaluate_batch(batched, [Trial(load("muon"), 0), Trial(load("sgd"), 1)])
     _same(found, [evaluate(small, load("lion"), 0), evaluate(small, load("sgd"), 1)])
     assert len(alone) == 1 and packing.unsupported(alone[0])
+
+
+@pytest.mark.parametrize(("program", "extended", "times"), [(ALONE, False, 1), (load("muon"), True, 16), (load("lion"), True, 16)])
+def test_warming_up_packs_nothing_that_the_kernel_lacks(small, kernel, monkeypatch, program, extended, times):
+    """A stand-in for the compiled functions; where many runs may have to go alone, the time allows for all of them."""
+    packed, alone = [], []
+
+    def train(batch, codes, trials, num_states=0):
+        packed.append((len(codes), num_states, packing.unsupported(codes[0])))
+
+    def run(prepared, program, seed):
+        alone.append(program)
+        return Evaluation(prepared.name, seed, 1.0, Status.OK, 1.0, 60, 1e6)
+
+    monkeypatch.setattr(batched, "_train", train)
+    monkeypatch.setattr(batched, "evaluate", run)
+    seconds = batched.warm_up(kernel._replace(prepared=small._replace(extended=extended)), program)
+    assert packed == [(16, 6, ""), (16, 0, "")] and alone == [program] * 2
+    assert seconds == times * 1e6
 
 
 def test_a_batch_shrinks_as_its_runs_end(small, compacted):
