@@ -52,12 +52,13 @@ def serve(connection: Connection) -> None:
         else:
             failpoints.reached("worker.evaluate")
             found = together.evaluate(yardsticks, jobs)
+        answers: list[dict[str, Any]] = []
         for job, evaluations in zip(jobs, found, strict=True):
             answer = {"key": job.key, "evaluations": evaluations}
             fault = failpoints.reached("worker.send")
-            for each in (answer, *late, *([answer] if fault == "duplicate" else [])):
-                send(connection, each)
+            answers += [answer, *late, *([answer] if fault == "duplicate" else [])]
             late = [answer] if fault == "late" else []
+        send(connection, {"answers": answers})
 
 
 def _compiled(prepared: Mapping[str, Prepared], program: Program) -> float:
