@@ -70,8 +70,8 @@ def search(
     places = _places(config, devices, workers, "cpu")
     versions = {name: tasks.get(name).version for name in config.tasks}
     yardsticks = {name: list(yardstick(name)) for name in config.tasks}
-    platform = places[0].platform
-    known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json(), "platform": platform}
+    known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json()}
+    known |= {"platform": places[0].platform, "batch": devices.batch}
     if rule is not None:
         known |= {"rule": rule.to_json(), "base_factors": base_factors(rule, config.tasks)}
     with locked(path / LOCK), Ledger.create(path / LEDGER, path.name, configs.to_dict(config), known) as ledger:
@@ -107,9 +107,10 @@ def resume(
     on_progress: OnProgress = lambda snapshot: None,
     devices: Devices = Devices(),  # noqa: B008  # frozen
 ) -> Run:
-    """Continues an interrupted or killed run to the result that it would have had, on the device that it began on.
+    """Continues an interrupted or killed run to the result that it would have had, on the device that it began on, in its batches.
 
-    On another one (`devices`), or with other versions, a deterministic run goes on too; its events and a warning say what changed.
+    On another one or in others (`devices`), or with other versions, a deterministic run goes on too; its events and a warning say
+    what changed.
 
     Raises:
         LedgerError: no run there, it is damaged, or another session writes it. ConfigError: it cannot be continued with this installation.
@@ -135,7 +136,7 @@ def resume(
         if run.versions["format"] != FORMAT:
             raise ConfigError(f"the run has format {run.versions['format']}, this stepsmith {FORMAT}; start a new run")
         check_one_moment(ledger)
-        _session(path, config, ledger, places, devices.batch, on_progress)
+        _session(path, config, ledger, places, devices.batch or run.versions.get("batch", 0), on_progress)
     return _selected(path, config, places, on_progress)
 
 

@@ -36,7 +36,8 @@ class Devices:
     memory_fraction: float = 0.9
     """of a gpu's memory that its worker may take, above 0 and at most 1"""
     batch: int = 0
-    """runs that a gpu or tpu trains at once; 0: as many as fit into its memory and are in flight, 1: one at a time"""
+    """runs that a gpu or tpu trains at once; 0: of a new run as many as fit into its memory and are in flight, of a resumed one as it
+    began; 1: one at a time"""
 
 
 @dataclass(frozen=True)
