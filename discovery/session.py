@@ -1,6 +1,7 @@
 """Searches from Python: `search` starts one, `resume` continues one."""
 
 import contextlib
+import dataclasses
 import gc
 import os
 import time
@@ -15,7 +16,7 @@ from . import config as configs
 from . import failpoints
 from .config import FORMAT, ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
-from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan, yardstick
+from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, yardstick
 from .evaluate.rates import base_factors
 from .interrupt import interruptible
 from .language import SCHEDULE, Program, extended_operations, holds_schedule, is_live, load, prune, schedule_names, with_schedule
@@ -151,13 +152,7 @@ def _places(config: SearchConfig, devices: Devices, workers: int, usual: str) ->
     device = usual if devices.device == "auto" else devices.device
     if device != "cpu" and devices.cpu_workers > 0 and config.mode == "deterministic":
         raise ConfigError(f"cpu_workers beside a {device} need mode async: the two differ in the last bits of a result")
-    if devices.batch < 0:
-        raise ConfigError(f"batch must be 0 or more, got {devices.batch}")
-    if device == "cpu" and devices.batch > 1:
-        raise ConfigError(
-            f"batch {devices.batch} asked with device cpu, which trains one program at a time; leave it out, or use a gpu or tpu"
-        )
-    return plan(device, workers, devices.cpu_workers, devices.memory_fraction)
+    return dataclasses.replace(devices, device=device).places(workers, batches=True)
 
 
 def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Place, ...], batch: int, on_progress: OnProgress) -> None:

@@ -333,6 +333,13 @@ def test_a_run_is_resumed_in_the_batches_that_it_began_with(monkeypatch, small_c
     assert batches == [("gpu", 8), ("gpu", 8), ("gpu", 4), ("cpu", 8), ("gpu", 8)]
 
 
+@pytest.mark.parametrize("command", [("select", "runs/none", "--config", "none.toml"), ("tune", "lion", "--tasks", "digits_mlp")])
+def test_commands_that_train_no_batches_refuse_one(stepsmith, command):
+    code, printed, said = stepsmith(*command, "--batch", "8")
+    assert (code, printed) == (2, "")
+    assert said == "stepsmith: batch 8 asked, and only searches train several runs at once; leave it out\n"
+
+
 def test_the_command_runs_on_the_device_that_it_is_told(start_command, small_toml, finished_run, tmp_path):
     options = ("--device", "cpu", "--workers", "1", "--cpu-workers", "0", "--memory-fraction", "0.5")
     with start_command("search", "--config", small_toml, "--run", tmp_path / "run", *options) as process:
