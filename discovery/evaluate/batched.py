@@ -27,7 +27,7 @@ from ..vm import Bytecode, packing, pallas, register_machine
 from ..vm.population import Candidates, population_machine
 from .extrapolate import Limits, at_checkpoints, chunk_limits
 from .fitness import Evaluation, Status
-from .training_run import OUTCOMES, Prepared, bytecode, evaluate, out_of_memory
+from .training_run import OUTCOMES, BatchError, Prepared, bytecode, evaluate, out_of_memory
 
 Machine = Literal["pallas", "xla"]
 
@@ -132,6 +132,9 @@ def evaluate_batch(batched: Batched, trials: Sequence[Trial]) -> list[Evaluation
     Returns:
         An evaluation for each trial, in their order. Its seconds are its share of the batch's.
 
+    Raises:
+        BatchError: there is too little memory for the shape that every batch has; without such a shape the batch is halved.
+
     Example:
         >>> from ..language import load
         >>> from .training_run import prepare
@@ -161,10 +164,10 @@ def warm_up(batched: Batched, program: Program) -> float:
     code, trial = _usual_code(batched.prepared) if own is None else own, Trial(program, 0)
     for size in batched.shapes:
         for num_states in batched.state_sizes:
-            _train(batched, [code] * size, [trial] * size, num_states)
+            _train_or_halve(batched, [code] * size, [trial] * size, num_states)
     alone = [evaluate(batched.prepared, program, 0).seconds for _ in range(2)][1]  # the first one compiles
     begin = time.perf_counter()
-    _train(batched, [code] * batched.capacity, [trial] * batched.capacity)
+    _train_or_halve(batched, [code] * batched.capacity, [trial] * batched.capacity)
     most_alone = batched.capacity if batched.machine == "pallas" and batched.prepared.extended else 1
     return max(time.perf_counter() - begin, alone * most_alone)
 
@@ -183,18 +186,23 @@ def _assembled(batched: Batched, trials: Sequence[Trial]) -> list[Bytecode | Non
     return [of(trial.program, trial.learning_rate_factor) for trial in trials]
 
 
-def _train_or_halve(batched: Batched, codes: Sequence[Any], trials: Sequence[Trial]) -> list[Evaluation]:
+def _train_or_halve(batched: Batched, codes: Sequence[Any], trials: Sequence[Trial], num_states: int = 0) -> list[Evaluation]:
     """What does not fit into memory is tried in two halves; a single run that does not is a failure of its program."""
     try:
-        return _train(batched, codes, trials)
+        return _train(batched, codes, trials, num_states)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not out_of_memory(error):
             raise
+        if batched.fixed:
+            raise BatchError(
+                f"a batch of {batched.capacity} runs of {batched.prepared.name} does not fit into the device's memory, and results of "
+                f"another shape differ in their last bits; free memory and resume, or choose --batch {max(batched.capacity // 2, 1)}"
+            ) from error
     if len(trials) == 1:
         return [evaluate(batched.prepared, *trials[0])]
     half, smaller = len(trials) // 2, batched._replace(capacity=max(batched.capacity // 2, 1))
     parts = (slice(None, half), slice(half, None))
-    return [one for part in parts for one in _train_or_halve(smaller, codes[part], trials[part])]
+    return [one for part in parts for one in _train_or_halve(smaller, codes[part], trials[part], num_states)]
 
 
 def _train(batched: Batched, codes: Sequence[Bytecode], trials: Sequence[Trial], num_states: int = 0) -> list[Evaluation]:

@@ -26,7 +26,7 @@ STRIKES = 2  # a program that costs this many workers is charged
 
 
 class WorkerError(RuntimeError):
-    """Workers cannot be started; says what they said last."""
+    """Workers cannot be started, or cannot go on; says what they said last."""
 
 
 class Result(NamedTuple):
@@ -58,8 +58,11 @@ class WorkerPool:
     A job whose worker dies or exceeds the time limit (20 times the measured time of the initial program) is tried
     once more while nothing else runs; if that costs a worker too, its status says so and the pool goes on. A job that runs
     out of memory is tried once more in the same way, in a fresh worker. A result that a worker was not asked for, or sends a
-    second time, is dropped. A worker that trains in batches is given as many jobs as fill one, or its share of what waits if
-    several of them are idle, and answers all of them at once.
+    second time, is dropped.
+
+    A worker that trains in batches is given as many jobs as fill one, or its share of what waits if several of them are idle, and
+    answers all of them at once. Where a batch does not fit into memory it tries smaller ones, and a run that does not fit alone is
+    out of memory for good; a batch that has to keep its shape ends the pool's work with a `WorkerError` instead.
 
     Args:
         spec: what each worker prepares.
@@ -205,6 +208,8 @@ class WorkerPool:
         return worker.time_limit * (worker.jobs[0].runs if worker.jobs else 1)
 
     def _receive(self, worker: _Worker, message: dict[str, Any], results: list[Result]) -> None:
+        if "failed" in message:
+            raise WorkerError(message["failed"])
         if "ready" in message:
             worker.since = time.monotonic()
             worker.ready, worker.identity, self._failed_starts = True, message["identity"], 0

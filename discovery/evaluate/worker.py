@@ -19,14 +19,21 @@ from .identity import identity
 from .job import evaluate_all
 from .process import limit_memory, run
 from .protocol import Job, WorkerSpec, receive, send
-from .training_run import Prepared, evaluate, prepare
+from .training_run import BatchError, Prepared, evaluate, prepare
 
 if TYPE_CHECKING:
     from .together import Together
 
 
 def serve(connection: Connection) -> None:
-    """Answers jobs until the coordinator is gone."""
+    """Answers jobs until the coordinator is gone, or says why it cannot go on."""
+    try:
+        _serve(connection)
+    except BatchError as error:
+        send(connection, {"failed": str(error)})
+
+
+def _serve(connection: Connection) -> None:
     spec = WorkerSpec(**receive(connection))
     failpoints.reached("worker.start")
     initial = Program.from_json(spec.initial)

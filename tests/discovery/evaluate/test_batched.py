@@ -12,7 +12,7 @@ from stepsmith.discovery.evaluate.batched import Trial, evaluate_batch, prepare_
 from stepsmith.discovery.evaluate.fitness import Yardstick
 from stepsmith.discovery.evaluate.job import evaluate_all
 from stepsmith.discovery.evaluate.together import evaluate_together
-from stepsmith.discovery.evaluate.training_run import bytecode, evaluate, prepare_task
+from stepsmith.discovery.evaluate.training_run import BatchError, bytecode, evaluate, prepare_task
 from stepsmith.discovery.language import load, parse
 from stepsmith.discovery.session import _places
 from stepsmith.discovery.vm import packing
@@ -192,6 +192,16 @@ def test_what_does_not_fit_is_tried_in_halves(small, compacted):
     trials = [Trial(RULES[i % 3], i) for i in range(12)]
     _same(evaluate_batch(compacted._replace(advance=advance), trials), [evaluate(small, *trial) for trial in trials])
     assert sizes[:2] == [16, 8] and set(sizes[2:]) <= {8, 4, 2, 1}
+
+
+def test_a_fixed_batch_that_does_not_fit_is_not_halved(fixed):
+    def advance(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+
+    full = fixed._replace(advance=advance)
+    for ask in (lambda: evaluate_batch(full, [Trial(RULES[0], 0)]), lambda: batched.warm_up(full, RULES[0])):
+        with pytest.raises(BatchError, match="a batch of 8 runs of digits_mlp does not fit .* differ .* --batch 4$"):
+            ask()
 
 
 def test_other_failures_are_not_taken_for_a_lack_of_memory(compacted):

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepsmith.discovery.evaluate import Job, Status, WorkerPool, WorkerSpec
+from stepsmith.discovery.evaluate import Job, Status, WorkerError, WorkerPool, WorkerSpec, worker
 from stepsmith.discovery.evaluate.pool import _Worker
 from stepsmith.discovery.evaluate.protocol import receive, send
+from stepsmith.discovery.evaluate.training_run import BatchError
 
 
 class _Process:
@@ -128,6 +129,17 @@ def test_a_batch_that_is_answered_in_part_is_dropped_and_done_again(make_pool):
         assert pool.given(1) == [key]
         pool.answer(1, [key])
         assert [(result.key, result.status, result.evaluations[0].status) for result in pool.poll(0.0)] == [(key, None, Status.OK)]
+
+
+def test_what_keeps_a_worker_from_going_on_ends_the_work(make_pool, monkeypatch):
+    def fail(connection):
+        raise BatchError("a batch of 4 runs does not fit")
+
+    monkeypatch.setattr(worker, "_serve", fail)
+    pool = make_pool(4)
+    worker.serve(pool.ends[0])
+    with pytest.raises(WorkerError, match="^a batch of 4 runs does not fit$"):
+        pool.poll(0.0)
 
 
 @given(runs=st.lists(st.integers(1, 6), min_size=1, max_size=20), capacities=st.lists(st.sampled_from([2, 4, 8]), min_size=1, max_size=3))
