@@ -162,7 +162,7 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
     extended = config.language == "extended" or bool("rule" in known and extended_operations(Program.from_json(known["rule"])))
     inside = (prune(initial).to_json(), config.memory_limit_mb, extended)
     held = {name: known[name] for name in ("rule", "base_factors") if name in known}
-    runs = config.in_flight * config.seeds_per_task * len(config.resolved().learning_rate_factors)
+    runs = config.in_flight * config.seeds_per_task * len(config.learning_rate_factors)
     at_once = {"batch": batch, "in_flight": runs, "fixed_batch": config.mode == "deterministic"}
     spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, *inside, **held, **at_once)
     try:
