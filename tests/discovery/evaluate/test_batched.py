@@ -1,6 +1,7 @@
 """Many runs at once come to what each of them comes to alone."""
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -218,6 +219,14 @@ def test_the_capacity_follows_the_free_memory(compacted, monkeypatch):
         monkeypatch.setattr(batched, "_free_memory", lambda free=free: free)
         found.append(batched._fitting(compacted))
     assert found[0] == 1 and found[2] == 4 * found[1] and found[3] == batched.LARGEST
+
+
+def test_without_a_count_of_free_pages_the_memory_is_all_there_is(monkeypatch):
+    if jax.default_backend() != "cpu":
+        pytest.skip("an accelerator tells its memory itself")
+    free = batched._free_memory()
+    monkeypatch.delitem(os.sysconf_names, "SC_AVPHYS_PAGES", raising=False)  # as on macOS
+    assert 0 < free <= batched._free_memory()
 
 
 def test_schedules_in_batches(small, compacted, monkeypatch):
