@@ -160,7 +160,7 @@ class Export:
     rank: int = 1
     """place in the run's hall of fame"""
     name: Annotated[str | None, option("NAME", "discovered, or the program's name")] = None
-    """of the function in an optax file"""
+    """of the function that is written, as optax or pallas"""
     output: Annotated[Path | None, option("FILE", "standard output", "-o")] = None
     """where to write"""
 

@@ -1,6 +1,7 @@
 """Searches from Python: `search` starts one, `resume` continues one."""
 
 import contextlib
+import dataclasses
 import gc
 import os
 import time
@@ -15,7 +16,7 @@ from . import config as configs
 from . import failpoints
 from .config import FORMAT, ConfigError, SearchConfig
 from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
-from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, plan, yardstick
+from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, yardstick
 from .evaluate.rates import base_factors
 from .interrupt import interruptible
 from .language import SCHEDULE, Program, extended_operations, holds_schedule, is_live, load, prune, schedule_names, with_schedule
@@ -70,8 +71,8 @@ def search(
     places = _places(config, devices, workers, "cpu")
     versions = {name: tasks.get(name).version for name in config.tasks}
     yardsticks = {name: list(yardstick(name)) for name in config.tasks}
-    platform = places[0].platform
-    known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json(), "platform": platform}
+    known = {"tasks": versions, "yardsticks": yardsticks, "format": FORMAT, "initial": initial.to_json()}
+    known |= {"platform": places[0].platform, "batch": devices.batch}
     if rule is not None:
         known |= {"rule": rule.to_json(), "base_factors": base_factors(rule, config.tasks)}
     with locked(path / LOCK), Ledger.create(path / LEDGER, path.name, configs.to_dict(config), known) as ledger:
@@ -107,9 +108,10 @@ def resume(
     on_progress: OnProgress = lambda snapshot: None,
     devices: Devices = Devices(),  # noqa: B008  # frozen
 ) -> Run:
-    """Continues an interrupted or killed run to the result that it would have had, on the device that it began on.
+    """Continues an interrupted or killed run to the result that it would have had, on the device that it began on, in its batches.
 
-    On another one (`devices`), or with other versions, a deterministic run goes on too; its events and a warning say what changed.
+    On another one or in others (`devices`), or with other versions, a deterministic run goes on too; its events and a warning say
+    what changed.
 
     Raises:
         LedgerError: no run there, it is damaged, or another session writes it. ConfigError: it cannot be continued with this installation.
@@ -135,7 +137,7 @@ def resume(
         if run.versions["format"] != FORMAT:
             raise ConfigError(f"the run has format {run.versions['format']}, this stepsmith {FORMAT}; start a new run")
         check_one_moment(ledger)
-        _session(path, config, ledger, places, devices.batch, on_progress)
+        _session(path, config, ledger, places, devices.batch or run.versions.get("batch", 0), on_progress)
     return _selected(path, config, places, on_progress)
 
 
@@ -150,13 +152,7 @@ def _places(config: SearchConfig, devices: Devices, workers: int, usual: str) ->
     device = usual if devices.device == "auto" else devices.device
     if device != "cpu" and devices.cpu_workers > 0 and config.mode == "deterministic":
         raise ConfigError(f"cpu_workers beside a {device} need mode async: the two differ in the last bits of a result")
-    if devices.batch < 0:
-        raise ConfigError(f"batch must be 0 or more, got {devices.batch}")
-    if device == "cpu" and devices.batch > 1:
-        raise ConfigError(
-            f"batch {devices.batch} asked with device cpu, which trains one program at a time; leave it out, or use a gpu or tpu"
-        )
-    return plan(device, workers, devices.cpu_workers, devices.memory_fraction)
+    return dataclasses.replace(devices, device=device).places(workers, batches=True)
 
 
 def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Place, ...], batch: int, on_progress: OnProgress) -> None:
@@ -166,7 +162,7 @@ def _session(path: Path, config: SearchConfig, ledger: Ledger, places: tuple[Pla
     extended = config.language == "extended" or bool("rule" in known and extended_operations(Program.from_json(known["rule"])))
     inside = (prune(initial).to_json(), config.memory_limit_mb, extended)
     held = {name: known[name] for name in ("rule", "base_factors") if name in known}
-    runs = config.in_flight * config.seeds_per_task * len(config.resolved().learning_rate_factors)
+    runs = config.in_flight * config.seeds_per_task * len(config.learning_rate_factors)
     at_once = {"batch": batch, "in_flight": runs, "fixed_batch": config.mode == "deterministic"}
     spec = WorkerSpec(config.tasks, known["yardsticks"], config.schedule, *inside, **held, **at_once)
     try:

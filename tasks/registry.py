@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,8 @@ TASKS: dict[str, Callable[[int], Task]] = {  # family -> scale -> task
     "lm1b_transformer": lm1b_transformer,
 }
 MIN_STEPS = 5  # of a task at a budget
+MAX_PERCENT = 1000  # of a task's steps
+_PERCENT = re.compile(r"[1-9][0-9]{0,3}")  # one spelling a budget: the name is part of what is stored
 REQUIRED = ("load", "init", "batch", "examples", "loss", "metric", "version")  # what a user's task is asked for at once
 
 
@@ -97,8 +100,8 @@ def get(name: str, scale: int | None = None) -> Task:
 
 def _at_budget(task: Task, name: str, percent: str) -> Task:
     """The task with a share of its steps; a task of its own, with a version and a reference of its own."""
-    if not percent.isdecimal() or not 1 <= int(percent) <= 1_000:
-        raise ValueError(f"task {name!r}: after ~ comes a budget in percent of its steps, 1 to 1000, such as {task.name}~25")
+    if not _PERCENT.fullmatch(percent) or int(percent) > MAX_PERCENT:
+        raise ValueError(f"task {name!r}: after ~ comes a budget in percent of its steps, 1 to {MAX_PERCENT}, such as {task.name}~25")
     steps = round(task.steps * int(percent) / 100)
     settings = {field.name for field in dataclasses.fields(task)} if dataclasses.is_dataclass(task) else set()
     if not settings >= {"name", "steps"}:

@@ -2,7 +2,8 @@
 
 Between chunks of steps the host looks which runs have ended; once the others fit into half the batch's shape, they are moved
 together and go on in it, for under `vmap` a run that has ended costs as much as one that goes on. The shape decides the last bits
-of a result, so with `fixed` a batch keeps it, filled up with copies, and a result does not depend on what is beside it.
+of a result, so with `fixed` a batch keeps it, filled up with copies and with as many rows of states as any program has, and a
+result does not depend on what is beside it.
 
 What the kernel has no form of runs alone on the machine of `training_run.evaluate`: programs with operations on matrices
 (`vm.packing.unsupported`), and tasks that the host feeds.
@@ -26,13 +27,13 @@ from ..vm import Bytecode, packing, pallas, register_machine
 from ..vm.population import Candidates, population_machine
 from .extrapolate import Limits, at_checkpoints, chunk_limits
 from .fitness import Evaluation, Status
-from .training_run import OUTCOMES, Prepared, bytecode, evaluate, out_of_memory
+from .training_run import OUTCOMES, BatchError, Prepared, bytecode, evaluate, out_of_memory
 
 Machine = Literal["pallas", "xla"]
 
 LARGEST = 4096  # runs in a batch
 SHAPES = 3  # of a batch: full, half, quarter; each is compiled
-_STATES = (2, MAX_STATES)  # rows of states that a batch may carry; each is compiled
+_STATES = (2, MAX_STATES)  # rows of states that a batch without a fixed shape may carry; each is compiled
 _SHARE = 0.6  # of the free memory; the rest is for moving runs together and for what the estimate does not see
 _SAMPLE = 8  # runs whose memory is measured
 
@@ -63,6 +64,11 @@ class Batched(NamedTuple):
     def shapes(self) -> tuple[int, ...]:
         """Sizes of batches, the largest first."""
         return (self.capacity,) if self.fixed else tuple(max(self.capacity >> i, 1) for i in range(SHAPES))
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """Rows of states that a batch may carry, the fewest first; the reference machine carries all in any case."""
+        return (MAX_STATES,) if self.fixed or self.machine == "xla" else _STATES
 
     @property
     def identity(self) -> dict[str, str]:
@@ -126,6 +132,9 @@ def evaluate_batch(batched: Batched, trials: Sequence[Trial]) -> list[Evaluation
     Returns:
         An evaluation for each trial, in their order. Its seconds are its share of the batch's.
 
+    Raises:
+        BatchError: there is too little memory for the shape that every batch has; without such a shape the batch is halved.
+
     Example:
         >>> from ..language import load
         >>> from .training_run import prepare
@@ -147,15 +156,20 @@ def evaluate_batch(batched: Batched, trials: Sequence[Trial]) -> list[Evaluation
 
 
 def warm_up(batched: Batched, program: Program) -> float:
-    """Compiles every shape of a batch and returns the seconds that a full one takes with the program, or the program alone if more."""
+    """Compiles every shape of a batch and returns the seconds that a full one takes with the program, or the program alone if more.
+
+    Every program of the extended language may be one that runs alone: with it that is the time of as many as fill a batch.
+    """
+    (own,) = _assembled(batched, [Trial(program, 0)])
+    code, trial = _usual_code(batched.prepared) if own is None else own, Trial(program, 0)
     for size in batched.shapes:
-        for num_states in _STATES if batched.machine == "pallas" else _STATES[:1]:
-            code = bytecode(batched.prepared, program, 1.0)
-            _train(batched, [code] * size, [Trial(program, 0)] * size, num_states)
+        for num_states in batched.state_sizes:
+            _train_or_halve(batched, [code] * size, [trial] * size, num_states)
     alone = [evaluate(batched.prepared, program, 0).seconds for _ in range(2)][1]  # the first one compiles
     begin = time.perf_counter()
-    evaluate_batch(batched, [Trial(program, 0)] * batched.capacity)
-    return max(time.perf_counter() - begin, alone)
+    _train_or_halve(batched, [code] * batched.capacity, [trial] * batched.capacity)
+    most_alone = batched.capacity if batched.machine == "pallas" and batched.prepared.extended else 1
+    return max(time.perf_counter() - begin, alone * most_alone)
 
 
 def _assembled(batched: Batched, trials: Sequence[Trial]) -> list[Bytecode | None]:
@@ -172,18 +186,23 @@ def _assembled(batched: Batched, trials: Sequence[Trial]) -> list[Bytecode | Non
     return [of(trial.program, trial.learning_rate_factor) for trial in trials]
 
 
-def _train_or_halve(batched: Batched, codes: Sequence[Any], trials: Sequence[Trial]) -> list[Evaluation]:
+def _train_or_halve(batched: Batched, codes: Sequence[Any], trials: Sequence[Trial], num_states: int = 0) -> list[Evaluation]:
     """What does not fit into memory is tried in two halves; a single run that does not is a failure of its program."""
     try:
-        return _train(batched, codes, trials)
+        return _train(batched, codes, trials, num_states)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not out_of_memory(error):
             raise
+        if batched.fixed:
+            raise BatchError(
+                f"a batch of {batched.capacity} runs of {batched.prepared.name} does not fit into the device's memory, and results of "
+                f"another shape differ in their last bits; free memory and resume, or choose --batch {max(batched.capacity // 2, 1)}"
+            ) from error
     if len(trials) == 1:
         return [evaluate(batched.prepared, *trials[0])]
     half, smaller = len(trials) // 2, batched._replace(capacity=max(batched.capacity // 2, 1))
     parts = (slice(None, half), slice(half, None))
-    return [one for part in parts for one in _train_or_halve(smaller, codes[part], trials[part])]
+    return [one for part in parts for one in _train_or_halve(smaller, codes[part], trials[part], num_states)]
 
 
 def _train(batched: Batched, codes: Sequence[Bytecode], trials: Sequence[Trial], num_states: int = 0) -> list[Evaluation]:
@@ -192,7 +211,7 @@ def _train(batched: Batched, codes: Sequence[Bytecode], trials: Sequence[Trial],
     places = np.arange(_shape(batched, count)) % count  # which trial is where; those behind the first `count` fill the shape
     argument, keys = _argument(batched, [codes[int(i)] for i in places]), _keys([trials[int(i)].seed for i in places])
     wanted = num_states or max(packing.num_states(code) for code in codes)
-    carries = batched.begin(argument, keys, next(each for each in _STATES if each >= wanted))
+    carries = batched.begin(argument, keys, next(size for size in batched.state_sizes if size >= wanted))
     limits = np.stack([chunk_limits(t.limits, prepared.name, t.learning_rate_factor, prepared.num_chunks) for t in trials])
     curves = np.full((count, prepared.num_chunks), np.nan, np.float32)
     statuses, losses, chunks = np.zeros(count, int), np.full(count, np.nan), np.zeros(count, int)
@@ -254,8 +273,8 @@ def _taken(tree: Any, places: jax.Array) -> Any:
 
 def _fitting(batched: Batched) -> int:
     """The largest power of two of runs that fits, by the memory that the compiler states for a few."""
-    data, program = batched.prepared.data, load("adamw")
-    argument = _argument(batched, [bytecode(batched.prepared, program, 1.0)] * _SAMPLE)
+    data = batched.prepared.data
+    argument = _argument(batched, [_usual_code(batched.prepared)] * _SAMPLE)
     carries = batched.begin(argument, _keys([0] * _SAMPLE), MAX_STATES)
     memory = batched.advance.lower(data, argument, carries).compile().memory_analysis()
     shared = sum(leaf.nbytes for leaf in jax.tree.leaves(data))
@@ -264,9 +283,15 @@ def _fitting(batched: Batched) -> int:
     return 1 << min(max(fit, 1), LARGEST).bit_length() - 1
 
 
+def _usual_code(prepared: Prepared) -> Bytecode:
+    """Of a rule that every machine runs, also where the programs are schedules; what is compiled for it serves all."""
+    return bytecode(prepared._replace(rule=None), load("adamw"), 1.0)
+
+
 def _free_memory() -> int:
     """Bytes that the default device has left."""
     stats = jax.devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS tells only what there is in all
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -36,7 +36,28 @@ class Devices:
     memory_fraction: float = 0.9
     """of a gpu's memory that its worker may take, above 0 and at most 1"""
     batch: int = 0
-    """runs that a gpu or tpu trains at once; 0: as many as fit into its memory and are in flight, 1: one at a time"""
+    """runs that a gpu or tpu trains at once; 0: of a new run as many as fit into its memory and are in flight, of a resumed one as it
+    began; 1: one at a time"""
+
+    def places(self, workers: int = 0, batches: bool = False) -> "tuple[Place, ...]":
+        """Where the workers run, as `plan` gives it.
+
+        Args:
+            workers: on the device; 0: one on each core, gpu or tpu.
+            batches: whether they can train several runs at once.
+
+        Raises:
+            ConfigError: a batch that they cannot train, or what `plan` refuses.
+        """
+        if self.batch < 0:
+            raise ConfigError(f"batch must be 0 or more, got {self.batch}")
+        if self.batch > 1 and not batches:
+            raise ConfigError(f"batch {self.batch} asked, and only searches train several runs at once; leave it out")
+        if self.batch > 1 and self.device in ("auto", "cpu"):
+            raise ConfigError(
+                f"batch {self.batch} asked with device cpu, which trains one run at a time; leave it out, or use a gpu or tpu"
+            )
+        return plan(self.device, workers, self.cpu_workers, self.memory_fraction)
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ def plan(device: str = "auto", workers: int = 0, cpu_workers: int = 0, memory_fr
     accelerator has one worker; the cores that the CPU workers leave are shared out among the accelerators' workers.
 
     Args:
-        device: cpu, gpu, tpu, or auto, which is the cpu as long as a worker trains one program at a time.
+        device: cpu, gpu, tpu, or auto, which is the cpu; a run that is resumed asks for its own device instead.
         workers: on that device; 0: one on each core, or on each gpu or tpu that this process may use.
         cpu_workers: on the CPU beside an accelerator, each with a core of its own.
         memory_fraction: of a gpu's memory that its worker allocates when it starts.

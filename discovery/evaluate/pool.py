@@ -26,7 +26,7 @@ STRIKES = 2  # a program that costs this many workers is charged
 
 
 class WorkerError(RuntimeError):
-    """Workers cannot be started; says what they said last."""
+    """Workers cannot be started, or cannot go on; says what they said last."""
 
 
 class Result(NamedTuple):
@@ -58,7 +58,11 @@ class WorkerPool:
     A job whose worker dies or exceeds the time limit (20 times the measured time of the initial program) is tried
     once more while nothing else runs; if that costs a worker too, its status says so and the pool goes on. A job that runs
     out of memory is tried once more in the same way, in a fresh worker. A result that a worker was not asked for, or sends a
-    second time, is dropped. A worker that trains in batches is given as many jobs as fill one.
+    second time, is dropped.
+
+    A worker that trains in batches is given as many jobs as fill one, or its share of what waits if several of them are idle, and
+    answers all of them at once. Where a batch does not fit into memory it tries smaller ones, and a run that does not fit alone is
+    out of memory for good; a batch that has to keep its shape ends the pool's work with a `WorkerError` instead.
 
     Args:
         spec: what each worker prepares.
@@ -92,7 +96,7 @@ class WorkerPool:
 
     def submit(self, job: Work) -> None:
         self._pending.append(job)
-        self._dispatch(batches=False)  # a batch waits for what else is submitted before the next poll
+        self._dispatch(batches=False)
 
     def poll(self, timeout: float) -> list[Result]:
         """Waits up to ``timeout`` seconds for results."""
@@ -141,12 +145,16 @@ class WorkerPool:
                 if worker.batch == 1 and len(worker.jobs) <= depth:
                     self._give(worker, [self._next_for(worker)])
                 elif worker.batch > 1 and batches and not worker.jobs:
-                    self._give(worker, self._next_batch(worker))
+                    idle = sum(other.batch > 1 and not other.jobs for other in ready)
+                    self._give(worker, self._next_batch(worker.batch, idle))
 
-    def _next_batch(self, worker: _Worker) -> list[Work]:
-        """The first jobs that fill a batch of the worker."""
+    def _next_batch(self, capacity: int, idle: int) -> list[Work]:
+        """The first jobs that fill a batch of a worker, or its share among the idle ones."""
+        wanted = min(capacity, -(-sum(job.runs for job in self._pending) // idle))
         jobs = [self._pending.popleft()]
-        while self._pending and sum(job.runs for job in jobs) + self._pending[0].runs <= worker.batch:
+        runs = jobs[0].runs
+        while self._pending and runs + self._pending[0].runs <= wanted:
+            runs += self._pending[0].runs
             jobs.append(self._pending.popleft())
         return jobs
 
@@ -170,19 +178,27 @@ class WorkerPool:
             send(worker.connection, {"jobs": messages} if worker.batch > 1 else messages[0])
 
     def _pump(self, timeout: float, results: list[Result]) -> None:
-        by_connection = {worker.connection: worker for worker in self._workers}
-        for ready in connection.wait(list(by_connection), timeout):
-            worker = by_connection[ready]  # pyright: ignore[reportArgumentType]
-            try:
-                self._receive(worker, receive(worker.connection), results)
-            except (EOFError, OSError):
-                self._lost(worker, Status.CRASHED, results)
+        self._dispatch()
+        while self._read(timeout, results):  # all that has come
+            timeout = 0.0
         now = time.monotonic()
         for worker in list(self._workers):
             limit = self._limit(worker)
             if (worker.jobs or not worker.ready) and now - worker.since > limit:
                 self._lost(worker, Status.TIMEOUT, results)
-        self._dispatch()
+        self._dispatch(batches=False)  # a batch waits for what is submitted on these results
+
+    def _read(self, timeout: float, results: list[Result]) -> bool:
+        """Takes in a message of each worker that has sent one; whether any had."""
+        by_connection = {worker.connection: worker for worker in self._workers}
+        found = connection.wait(list(by_connection), timeout)
+        for ready in found:
+            worker = by_connection[ready]  # pyright: ignore[reportArgumentType]
+            try:
+                self._receive(worker, receive(worker.connection), results)
+            except (EOFError, OSError):
+                self._lost(worker, Status.CRASHED, results)
+        return bool(found)
 
     def _limit(self, worker: _Worker) -> float:
         if worker.time_limit is None:
@@ -192,16 +208,22 @@ class WorkerPool:
         return worker.time_limit * (worker.jobs[0].runs if worker.jobs else 1)
 
     def _receive(self, worker: _Worker, message: dict[str, Any], results: list[Result]) -> None:
+        if "failed" in message:
+            raise WorkerError(message["failed"])
         if "ready" in message:
             worker.since = time.monotonic()
             worker.ready, worker.identity, self._failed_starts = True, message["identity"], 0
             worker.batch = message.get("batch", 1)
             worker.time_limit = self._time_limit or max(SHORTEST_TIME_LIMIT, TIME_LIMIT_FACTOR * message["ready"])
             return
-        if not worker.jobs or message["key"] != worker.jobs[0].key:
-            self.dropped.append(message["key"])
+        for answer in message.get("answers", [message]):
+            self._answered(worker, answer, results)
+
+    def _answered(self, worker: _Worker, answer: dict[str, Any], results: list[Result]) -> None:
+        if not worker.jobs or answer["key"] != worker.jobs[0].key:
+            self.dropped.append(answer["key"])
             return
-        evaluations = worker.jobs[0].read(message["evaluations"])
+        evaluations = worker.jobs[0].read(answer["evaluations"])
         key = worker.jobs[0].key
         if worker.batch == 1 and any(e.status is Status.OOM for e in evaluations) and key not in self._strikes:
             self._lost(worker, Status.OOM, results)  # it may be the worker that has too little left, not the job that wants too much

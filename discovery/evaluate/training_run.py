@@ -23,6 +23,10 @@ from .fitness import Evaluation, Status
 OUTCOMES = (Status.OK, Status.DIVERGED, Status.NONFINITE, Status.STOPPED)
 
 
+class BatchError(MemoryError):
+    """A batch that has to keep its shape does not fit into memory; says which would."""
+
+
 class Prepared(NamedTuple):
     """A task ready to train any program."""
 

@@ -19,14 +19,21 @@ from .identity import identity
 from .job import evaluate_all
 from .process import limit_memory, run
 from .protocol import Job, WorkerSpec, receive, send
-from .training_run import Prepared, evaluate, prepare
+from .training_run import BatchError, Prepared, evaluate, prepare
 
 if TYPE_CHECKING:
     from .together import Together
 
 
 def serve(connection: Connection) -> None:
-    """Answers jobs until the coordinator is gone."""
+    """Answers jobs until the coordinator is gone, or says why it cannot go on."""
+    try:
+        _serve(connection)
+    except BatchError as error:
+        send(connection, {"failed": str(error)})
+
+
+def _serve(connection: Connection) -> None:
     spec = WorkerSpec(**receive(connection))
     failpoints.reached("worker.start")
     initial = Program.from_json(spec.initial)
@@ -52,12 +59,13 @@ def serve(connection: Connection) -> None:
         else:
             failpoints.reached("worker.evaluate")
             found = together.evaluate(yardsticks, jobs)
+        answers: list[dict[str, Any]] = []
         for job, evaluations in zip(jobs, found, strict=True):
             answer = {"key": job.key, "evaluations": evaluations}
             fault = failpoints.reached("worker.send")
-            for each in (answer, *late, *([answer] if fault == "duplicate" else [])):
-                send(connection, each)
+            answers += [answer, *late, *([answer] if fault == "duplicate" else [])]
             late = [answer] if fault == "late" else []
+        send(connection, {"answers": answers})
 
 
 def _compiled(prepared: Mapping[str, Prepared], program: Program) -> float:

@@ -14,7 +14,7 @@ import tyro
 
 from .. import config as configs
 from ..config import ConfigError
-from ..evaluate import Devices, plan
+from ..evaluate import Devices
 from ..run import Run
 from ..session import refresh
 from ..terminal.options import INTERRUPTED, Workers, WorkersOn, check_workers, option
@@ -42,13 +42,12 @@ class Select:
 
     def __call__(self) -> int:
         check_workers(self.workers)
+        places = self.devices.places(self.workers)
         if not self.runs:
             raise ConfigError("nothing to select from: name one or more folders of runs")
         selected = configs.load(self.config).selection
         folder = self.folder or (self.runs[0] / FOLDER if len(self.runs) == 1 else Path("selections") / time.strftime("%Y%m%d-%H%M%S"))
         sources = [run.source(selected, name) for run, name in zip(map(Run, self.runs), _names(self.runs), strict=True)]
-        d = self.devices
-        places = plan(d.device, self.workers, d.cpu_workers, d.memory_fraction)
         with _levels(self.json) as on_progress:
             done = select(sources, selected, folder, places, on_progress)
         if folder == self.runs[0] / FOLDER:

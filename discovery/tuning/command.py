@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..config import ConfigError
-from ..evaluate import Devices, Outcome, plan
+from ..evaluate import Devices, Outcome
 from ..language import to_text
 from ..run import Run
 from ..sources import is_run, program_of
@@ -48,11 +48,10 @@ class Tune:
 
     def __call__(self) -> int:
         check_workers(self.workers)
+        places = self.devices.places(self.workers)
         names = self.tasks or (Run(self.source).config().tasks if is_run(self.source) else ())
         if not names:
             raise ConfigError(f"{self.source} is no run, whose tasks would serve: name one or more, such as --tasks digits_mlp")
-        d = self.devices
-        places = plan(d.device, self.workers, d.cpu_workers, d.memory_fraction)
         config = TuneConfig(names, self.budget, self.seed, self.seeds, self.test_seeds, self.schedule)
         program = program_of(self.source, self.rank)
         with counted(out, "evaluations", self.json) as on_progress:

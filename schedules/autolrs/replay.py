@@ -26,21 +26,17 @@ class Piece(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A schedule and what it took to find it.
+    """A schedule in pieces.
 
     Attributes:
-        steps: of the run that it was found in.
         warmup_steps: of the linear warm-up, which the first piece follows.
         warmup_rate: that it leads to; step t has (t + 1)/`warmup_steps` of it.
         pieces: by their first steps, rising.
-        search_steps: steps of training that candidates took, beside `steps`.
     """
 
-    steps: int
     warmup_steps: int
     warmup_rate: float
     pieces: tuple[Piece, ...]
-    search_steps: int
 
 
 def to_schedule(found: Found) -> optax.Schedule:
@@ -50,7 +46,7 @@ def to_schedule(found: Found) -> optax.Schedule:
         ReplayError: no pieces, pieces that do not follow each other, or a rate that is none.
 
     Example:
-        >>> schedule = to_schedule(Found(100, 10, 0.2, (Piece(10, 0.3), Piece(50, 0.1)), 500))
+        >>> schedule = to_schedule(Found(10, 0.2, (Piece(10, 0.3), Piece(50, 0.1))))
         >>> [round(float(schedule(step)), 3) for step in (0, 9, 10, 49, 50, 1000)]
         [0.02, 0.2, 0.3, 0.3, 0.1, 0.1]
     """

@@ -164,7 +164,7 @@ def process_config(config: AutoLRSConfig, state: State) -> BayesConfig:
 def found(config: AutoLRSConfig, state: State) -> Found:
     """The schedule of the finished stages, to be saved and replayed with `replay`."""
     pieces = tuple(Piece(stage.start, stage.rate) for stage in state.stages)
-    return Found(state.step, config.warmup, config.peak_of_warmup if config.warmup else 0.0, pieces, state.search_steps)
+    return Found(config.warmup, config.peak_of_warmup if config.warmup else 0.0, pieces)
 
 
 def to_json(state: State) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def main():
         pool.wait_until_ready()
         for seed in range(repeats):
             for way, settings in WAYS.items():
-                config = SearchConfig(TASKS, budget=str(programs), seed=seed, finalists=10, **settings)
+                config = SearchConfig(TASKS, budget=str(programs), seed=seed, finalists=10, **settings).resolved()
                 found[way].append(measure(pool, references, Path(folder) / f"{way}{seed}", config))
                 print(f"seed {seed} {way:7} " + " ".join(f"{k}={v:.3f}" for k, v in found[way][-1].items()), file=sys.stderr, flush=True)
     print(f"{programs} programs, {repeats} repeats; medians, and the range of the winner's confirmed fitness")

@@ -193,3 +193,24 @@ def test_unknown_names_are_answered_with_the_known_ones():
 def test_a_scale_is_a_number(name):
     with pytest.raises(ValueError, match="after @ comes a scale"):
         tasks.get(name)
+
+
+@pytest.mark.parametrize("percent", ["0", "01", "1001", "5000", "abc", "", "\u0663", "25~50", " 25", "+25", "2.5"])
+def test_a_budget_is_a_percentage_in_one_spelling(percent):
+    with pytest.raises(ValueError) as caught:
+        tasks.get(f"digits_mlp~{percent}")
+    assert str(caught.value) == (
+        f"task {'digits_mlp~' + percent!r}: after ~ comes a budget in percent of its steps, 1 to 1000, such as digits_mlp~25"
+    )
+
+
+def test_a_budget_that_leads_nowhere_says_why():
+    with pytest.raises(ValueError, match="unknown task 'unknown'; known are digits_mlp,"):
+        tasks.get("unknown~25")
+    with pytest.raises(ValueError, match="'digits_mlp~1': 1 % of 200 steps are 2, and 5 is the least"):
+        tasks.get("digits_mlp~1")
+
+
+def test_a_budget_is_a_share_of_the_steps():
+    assert [tasks.get(f"digits_mlp~{percent}").steps for percent in (3, 25, 400, 1000)] == [6, 50, 800, 2000]
+    assert tasks.get("digits_mlp@10~25").steps == 160

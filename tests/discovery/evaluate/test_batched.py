@@ -1,18 +1,19 @@
 """Many runs at once come to what each of them comes to alone."""
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
 import pytest
 
 from stepsmith.discovery import ConfigError, Devices
-from stepsmith.discovery.evaluate import Job, Status, WorkerPool, WorkerSpec, batched
+from stepsmith.discovery.evaluate import Evaluation, Job, Status, WorkerPool, WorkerSpec, batched
 from stepsmith.discovery.evaluate.batched import Trial, evaluate_batch, prepare_batch
 from stepsmith.discovery.evaluate.fitness import Yardstick
 from stepsmith.discovery.evaluate.job import evaluate_all
 from stepsmith.discovery.evaluate.together import evaluate_together
-from stepsmith.discovery.evaluate.training_run import bytecode, evaluate, prepare_task
+from stepsmith.discovery.evaluate.training_run import BatchError, bytecode, evaluate, prepare_task
 from stepsmith.discovery.language import load, parse
 from stepsmith.discovery.session import _places
 from stepsmith.discovery.vm import packing
@@ -32,6 +33,15 @@ DIVERGES_LATER = _program("update = w * maximum(step - 25.0, 0.0) * -1.0")
 NONFINITE = _program("update = g / (w - w) * 1e38")
 INVALID = _program("s = dot(g, w)", *["g = interp(g, w, s)"] * 40, "update = g")
 ALONE = _program("x = g", *["x = x * norm(x)"] * 17, "update = x * 0.0")
+THREE_STATES = parse(
+    """def train(w, g, m, v, c, lr):
+    m = interp(g, m, 0.9)
+    v = interp(m, v, 0.9)
+    c = interp(v, c, 0.5)
+    update = c * lr
+    return update, m, v, c
+"""
+)
 RULES = [load(name) for name in ("lion", "adamw", "sgd", "lamb", "rmsprop")]
 
 
@@ -90,6 +100,25 @@ def test_programs_of_the_extended_language_run_beside_the_kernel(small, kernel):
     assert len(alone) == 1 and packing.unsupported(alone[0])
 
 
+@pytest.mark.parametrize(("program", "extended", "times"), [(ALONE, False, 1), (load("muon"), True, 16), (load("lion"), True, 16)])
+def test_warming_up_packs_nothing_that_the_kernel_lacks(small, kernel, monkeypatch, program, extended, times):
+    """A stand-in for the compiled functions; where many runs may have to go alone, the time allows for all of them."""
+    packed, alone = [], []
+
+    def train(batch, codes, trials, num_states=0):
+        packed.append((len(codes), num_states, packing.unsupported(codes[0])))
+
+    def run(prepared, program, seed):
+        alone.append(program)
+        return Evaluation(prepared.name, seed, 1.0, Status.OK, 1.0, 60, 1e6)
+
+    monkeypatch.setattr(batched, "_train", train)
+    monkeypatch.setattr(batched, "evaluate", run)
+    seconds = batched.warm_up(kernel._replace(prepared=small._replace(extended=extended)), program)
+    assert packed == [(16, 6, ""), (16, 0, "")] and alone == [program] * 2
+    assert seconds == times * 1e6
+
+
 def test_a_batch_shrinks_as_its_runs_end(small, compacted):
     trials = [Trial(program, 0) for program in [DIVERGES] * 8 + [DIVERGES_LATER] * 3 + [NONFINITE] * 2] + [Trial(r, 1) for r in RULES[:3]]
     order = np.random.default_rng(0).permutation(len(trials))
@@ -130,11 +159,26 @@ def test_limits_and_curves(small, compacted):
     np.testing.assert_allclose([e.curve for e in found if e.curve], [e.curve for e in expected if e.curve], atol=2e-3)
 
 
-def test_what_is_beside_a_run_in_a_fixed_batch_changes_no_bit(fixed):
-    some = evaluate_batch(fixed, [Trial(RULES[0], 0), Trial(DIVERGES, 1), Trial(RULES[1], 1)])
-    others = evaluate_batch(fixed, [Trial(RULES[2], 5), Trial(RULES[0], 0), *[Trial(RULES[3], 2)] * 4])
-    assert some[0].loss == others[1].loss
-    assert len({e.loss for e in others[2:]}) == 1
+@pytest.mark.parametrize("machine", ["fixed", "kernel"])
+def test_what_is_beside_a_run_in_a_fixed_batch_changes_no_bit(machine, request):
+    """Among them rules with 0, 1, 2 and 3 states, for which a batch that does not promise this carries other arrays."""
+    batch, states, carried = request.getfixturevalue(machine), [], []
+    lion, adamw, sgd, lamb, three = *RULES[:4], THREE_STATES
+    for rule in (sgd, lion, adamw, three):
+        states.append(packing.num_states(bytecode(batch.prepared, rule, 1.0)))
+
+    def begin(argument, keys, num_states):
+        carried.append(num_states)
+        return batch.begin(argument, keys, num_states)
+
+    counted = batch._replace(begin=begin)
+    some = evaluate_batch(counted, [Trial(lion, 0), Trial(DIVERGES, 1), Trial(adamw, 1), Trial(sgd, 2)])
+    others = evaluate_batch(counted, [Trial(sgd, 5), Trial(lion, 0), Trial(three, 3), *[Trial(lamb, 2)] * 4, Trial(adamw, 1)])
+    assert states == [0, 1, 2, 3] and len(set(carried)) == 1
+    assert some[0].loss == others[1].loss and some[2].loss == others[-1].loss
+    assert len({e.loss for e in others[3:7]}) == 1
+    (alone,) = evaluate_batch(counted, [Trial(three, 3)])
+    assert alone.loss == others[2].loss
 
 
 def test_what_does_not_fit_is_tried_in_halves(small, compacted):
@@ -151,6 +195,16 @@ def test_what_does_not_fit_is_tried_in_halves(small, compacted):
     assert sizes[:2] == [16, 8] and set(sizes[2:]) <= {8, 4, 2, 1}
 
 
+def test_a_fixed_batch_that_does_not_fit_is_not_halved(fixed):
+    def advance(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate")
+
+    full = fixed._replace(advance=advance)
+    for ask in (lambda: evaluate_batch(full, [Trial(RULES[0], 0)]), lambda: batched.warm_up(full, RULES[0])):
+        with pytest.raises(BatchError, match="a batch of 8 runs of digits_mlp does not fit .* differ .* --batch 4$"):
+            ask()
+
+
 def test_other_failures_are_not_taken_for_a_lack_of_memory(compacted):
     def advance(*arguments):
         raise jax.errors.JaxRuntimeError("INTERNAL: no")
@@ -159,12 +213,34 @@ def test_other_failures_are_not_taken_for_a_lack_of_memory(compacted):
         evaluate_batch(compacted._replace(advance=advance), [Trial(RULES[0], 0)])
 
 
-def test_the_capacity_follows_the_free_memory(small, monkeypatch):
+def test_the_capacity_follows_the_free_memory(compacted, monkeypatch):
     found = []
     for free in (0, 2**23, 2**25, 2**60):
         monkeypatch.setattr(batched, "_free_memory", lambda free=free: free)
-        found.append(prepare_batch(small, machine="xla").capacity)
+        found.append(batched._fitting(compacted))
     assert found[0] == 1 and found[2] == 4 * found[1] and found[3] == batched.LARGEST
+
+
+def test_without_a_count_of_free_pages_the_memory_is_all_there_is(monkeypatch):
+    if jax.default_backend() != "cpu":
+        pytest.skip("an accelerator tells its memory itself")
+    free = batched._free_memory()
+    monkeypatch.delitem(os.sysconf_names, "SC_AVPHYS_PAGES", raising=False)  # as on macOS
+    assert 0 < free <= batched._free_memory()
+
+
+def test_schedules_in_batches(small, compacted, monkeypatch):
+    """Where programs are schedules, each is trained with the task's rule, and the capacity is measured all the same."""
+    scheduled = small._replace(rule=load("adamw_corrected"), base_factor=0.5)
+    monkeypatch.setattr(batched, "_free_memory", lambda: 2**60)
+    assert prepare_batch(scheduled, machine="xla").capacity == batched.LARGEST
+    trials = [Trial(load(name), seed, factor) for name in ("linear", "cosine") for seed, factor in ((0, 1.0), (1, 0.3))]
+    trials.append(Trial(load("adamw"), 0))  # which is no schedule
+    expected = [evaluate(scheduled, *trial) for trial in trials]
+    assert [e.status for e in expected] == [Status.OK] * 4 + [Status.INVALID]
+    _same(evaluate_batch(compacted._replace(prepared=scheduled), trials), expected)
+    other = [evaluate(small, load("adamw_corrected"), trial.seed, trial.learning_rate_factor).loss for trial in trials[:2]]
+    assert not np.allclose([e.loss for e in expected[:2]], other, rtol=RTOL)  # the factor of the task counts
 
 
 def test_a_request_that_cannot_be_met_says_why(small, monkeypatch):

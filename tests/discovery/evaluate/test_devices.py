@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from jaxlib import xla_client
 
-from stepsmith.discovery import ConfigError, Devices, Run, recorder, resume, search
+from stepsmith.discovery import ConfigError, Devices, Run, recorder, resume, search, session
 from stepsmith.discovery.evaluate import Job, Place, WorkerError, WorkerPool, WorkerSpec, plan
 from stepsmith.discovery.evaluate.devices import visible_gpus, visible_tpus
 from stepsmith.discovery.language import load
@@ -314,6 +314,30 @@ def test_a_run_is_resumed_on_the_device_that_it_began_on(monkeypatch, finished_r
     with pytest.raises(ConfigError, match="device gpu: none found"):
         resume(run.folder)
     assert resume(run.folder, workers=1, devices=Devices("cpu")).status()["status"] == "finished"
+
+
+def test_a_run_is_resumed_in_the_batches_that_it_began_with(monkeypatch, small_config, tmp_path):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", NO_GPU)
+    batches = []
+
+    def pool(spec, places):
+        batches.append((places[0].platform, spec.batch))
+        raise WorkerError("no further")
+
+    monkeypatch.setattr(session, "WorkerPool", pool)
+    with pytest.raises(WorkerError):
+        search(small_config, tmp_path / "run", devices=Devices("gpu", batch=8))
+    for devices in (Devices(), Devices(batch=4), Devices("cpu"), Devices()):
+        with pytest.raises(WorkerError):
+            resume(tmp_path / "run", devices=devices)
+    assert batches == [("gpu", 8), ("gpu", 8), ("gpu", 4), ("cpu", 8), ("gpu", 8)]
+
+
+@pytest.mark.parametrize("command", [("select", "runs/none", "--config", "none.toml"), ("tune", "lion", "--tasks", "digits_mlp")])
+def test_commands_that_train_no_batches_refuse_one(stepsmith, command):
+    code, printed, said = stepsmith(*command, "--batch", "8")
+    assert (code, printed) == (2, "")
+    assert said == "stepsmith: batch 8 asked, and only searches train several runs at once; leave it out\n"
 
 
 def test_the_command_runs_on_the_device_that_it_is_told(start_command, small_toml, finished_run, tmp_path):
