@@ -107,8 +107,9 @@ def test_compiled_lion_and_adamw_equal_plain_xla(make, eight_bit, dtype, names):
 
 @pytest.mark.parametrize("names", KERNELS)
 @pytest.mark.parametrize("seed", range(10))
-def test_random_compositions_equal_plain_xla(seed, names):
+def test_random_compositions_equal_plain_xla(seed, names, monkeypatch):
     """Of which a rule has many, so that they share what is compiled."""
+    monkeypatch.setattr(tpu, "INTERPRET", True)  # the simulation of memory, slow to compile, is for the tests above
     shapes = {"odd": (3, 7), "large": LARGE[("whole", "odd", "cube", "narrow")[seed % 4]]}
     rule, dtype = _random_rule(seed, coded=seed % 3 == 0), (jnp.float32, jnp.bfloat16)[seed // 4 % 2]
     _check(partial(fuse, rule), names, dtype, seed, shapes, both_ways=False)

@@ -1,7 +1,5 @@
 """Every kernel is lowered for CUDA and compiled for TPUs, on any machine."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -26,8 +24,14 @@ def target(request, monkeypatch, lower_for):
     return check
 
 
-@pytest.mark.parametrize(("eight_bit", "dtype"), list(itertools.product([False, True], [jnp.float32, jnp.bfloat16])))
-@pytest.mark.parametrize("name", sorted(MAKERS))
+# Every pair of rule, states and dtype; states of one byte take the compiler for TPUs seconds each.
+MIXES = [
+    *(("lion", False, jnp.bfloat16), ("lion", True, jnp.float32), ("lion", False, jnp.float32)),
+    *(("adamw", False, jnp.float32), ("adamw", True, jnp.bfloat16), ("adamw", False, jnp.bfloat16)),
+]
+
+
+@pytest.mark.parametrize(("name", "eight_bit", "dtype"), MIXES)
 def test_optimizers(name, eight_bit, dtype, target):
     params = {key: jax.ShapeDtypeStruct(shape, dtype) for key, shape in SHAPES.items()}
     optimizer = MAKERS[name](0.1, eight_bit=eight_bit)
