@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 # Read by jax when it is imported. To run the tests marked gpu or tpu: JAX_PLATFORMS=cuda pytest -m gpu.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads wait longer for each other than they compute on as small matrices. Read when scipy is imported, whose LAPACK jax calls.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # All processes of a session share what they compile: the same few training loops, hundreds of times.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
