@@ -3,8 +3,6 @@
 import csv
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import optax
@@ -24,7 +22,6 @@ from stepsmith.schedules import plateau, rex
 from stepsmith.tasks import scores, train
 
 SMALL = "table_values"
-COMMAND = [sys.executable, "-c", "from stepsmith.discovery.cli import main; main()", "evaluate"]
 BOTH = ("sgd@linear", "sgd@rex")
 
 
@@ -178,23 +175,21 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line(name, tmp_path, monkeypatch):
+def test_bad_input_is_one_line(name, tmp_path, monkeypatch, stepsmith):
     monkeypatch.chdir(tmp_path)
     arguments, words = BAD[name]
-    budgets = () if "--budgets" in arguments else ("--budgets", "10")
-    done = subprocess.run([*COMMAND, *arguments, *budgets], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stdout == ""
-    assert words in done.stderr and done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+    code, out, err = stepsmith("evaluate", *arguments, *(() if "--budgets" in arguments else ("--budgets", "10")))
+    assert (code, out) == (2, "")
+    assert words in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.heavy
-def test_the_command_prints_a_table_or_json(tmp_path):
-    command = [*COMMAND, "sgd", "--schedules", "linear", "rex", "--workloads", SMALL, "--budgets", "10", "--trials", "1"]
-    command += ["--run", str(tmp_path / "run"), "--workers", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "mean rank" in done.stdout and "2 cells; in 0 none succeeded" in done.stdout
-    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
-    found = json.loads(again.stdout)
+def test_the_command_prints_a_table_or_json(tmp_path, stepsmith):
+    command = ["evaluate", "sgd", "--schedules", "linear", "rex", "--workloads", SMALL, "--budgets", "10", "--trials", "1"]
+    command += ["--run", tmp_path / "run", "--workers", "1"]
+    code, out, err = stepsmith(*command)
+    assert code == 0, err
+    assert "mean rank" in out and "2 cells; in 0 none succeeded" in out
+    found = json.loads(stepsmith(*command, "--json")[1])
     assert {row["schedule"] for row in found["schedules"]} == {"linear", "rex"} and len(found["cells"]) == 2
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"cells.csv", "ranks.png", "ledger.sqlite"}

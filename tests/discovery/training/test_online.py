@@ -1,8 +1,6 @@
 """AutoLRS on our tasks: its schedule replayed is the run itself, candidates leave no trace, killed runs go on, bad input is refused."""
 
 import json
-import subprocess
-import sys
 from operator import attrgetter
 
 import chex
@@ -20,7 +18,6 @@ from stepsmith.tasks.checkpoints import CheckpointError
 
 TASK, STEPS = "quadratic", 90
 LEARNED = attrgetter("params", "opt_state")  # of a training state
-COMMAND = [sys.executable, "-c", "from stepsmith.discovery.cli import main; main()", "train"]
 
 
 def _job(steps=STEPS, **settings):
@@ -193,18 +190,20 @@ def test_a_missing_library_is_named_before_anything_is_trained(monkeypatch):
         (["--save-schedule", "there.json"], "give --schedule autolrs or pbt"),
     ],
 )
-def test_bad_input_ends_with_one_line(options, message, tmp_path):
-    ended = subprocess.run([*COMMAND, TASK, "--optimizer", "sgd", *options], capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
-    assert message in ended.stderr
+def test_bad_input_ends_with_one_line(options, message, tmp_path, monkeypatch, stepsmith):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = stepsmith("train", TASK, "--optimizer", "sgd", *options)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert message in err
 
 
-def test_the_command_prints_json(tmp_path):
-    options = ["--optimizer", "adam", "--schedule", "autolrs", "--steps", "40", "--json", "--save-schedule", "found.json"]
-    ended = subprocess.run([*COMMAND, TASK, *options], capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    printed = json.loads(ended.stdout)
-    assert (ended.returncode, printed["schedule"], printed["status"]) == (0, "autolrs", "ok")
-    assert printed["search_steps"] > 0 and recorded_peak(tmp_path / "found.json") > 0
+def test_the_command_prints_json(tmp_path, stepsmith):
+    file = tmp_path / "found.json"
+    options = ["--optimizer", "adam", "--schedule", "autolrs", "--steps", "40", "--json", "--save-schedule", file]
+    code, out, _ = stepsmith("train", TASK, *options)
+    printed = json.loads(out)
+    assert (code, printed["schedule"], printed["status"]) == (0, "autolrs", "ok")
+    assert printed["search_steps"] > 0 and recorded_peak(file) > 0
 
 
 def test_the_search_is_wide_enough_to_mend_a_rate_that_is_off():
