@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax import Array
 from jax.typing import ArrayLike
-from scipy import ndimage
 
 from .profiles import ScheduleError
 from .recorded import interpolated_profile
@@ -137,6 +136,8 @@ def refined_multipliers(norms: ArrayLike | Sequence[float], power: float = SGD, 
 
 
 def _median_filtered(norms: np.ndarray, fraction: float) -> np.ndarray:
+    from scipy import ndimage  # loads for a quarter of a second
+
     half = round(fraction * norms.size / 2)
     padded = np.concatenate([np.full(half, norms[0]), norms, norms[::-1][:half]])
     filtered = ndimage.median_filter(padded, 2 * half + 1, mode="nearest")

@@ -12,7 +12,6 @@ All are uniform in their logarithm. A rule's own learning rate is the one its au
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import qmc
 
 from ..training.rules import Source
 
@@ -30,6 +29,8 @@ def points(num: int) -> Float[np.ndarray, "num 4"]:
         >>> bool((points(8)[:3] == points(3)).all()), points(3).shape
         (True, (3, 4))
     """
+    from scipy.stats import qmc  # loads for half a second
+
     return qmc.Halton(len(QUANTITIES), scramble=True, rng=np.random.default_rng(_SEED)).random(num)
 
 

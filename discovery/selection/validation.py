@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from scipy import stats
+from scipy.special import stdtrit  # of Student's t; scipy.stats loads for half a second
 
 from ..ledger import BirthRow
 
@@ -91,5 +91,5 @@ def meta_overfitting(curve: Sequence[CurvePoint], seeds: int) -> int | None:
     if not rise > 0 or not variances:
         return None
     error = math.sqrt(2 * math.fsum(variances) / len(variances))
-    quantile = float(stats.t.ppf(1 - LEVEL_OF_TEST / (len(curve) - 1), len(variances) * (seeds - 1)))
+    quantile = float(stdtrit(len(variances) * (seeds - 1), 1 - LEVEL_OF_TEST / (len(curve) - 1)))
     return curve[best].told if rise > quantile * error else None

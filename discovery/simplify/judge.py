@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from scipy.special import stdtrit  # quantiles of Student's t
+from scipy.special import stdtrit  # of Student's t; scipy.stats loads for half a second
 
 from ..evaluate.fitness import Evaluation, Status, Yardstick, outcome
 from ..language import Program, canonical_hash

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import BSpline
 
 LARGEST = 1e100  # a loss beyond it is no number, its square would overflow
 FEWEST = 6  # points below which nothing is extrapolated
@@ -139,6 +138,8 @@ def smoothed(losses: np.ndarray, steps: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _basis(steps: np.ndarray) -> np.ndarray:
     """Of the splines of degree 2 over a few equal segments, [points, segments + 2]."""
+    from scipy.interpolate import BSpline  # loads for half a second
+
     segments = int(np.clip(len(steps) // POINTS_IN_SEGMENT, 1, MOST_SEGMENTS))
     edges = np.linspace(steps[0], steps[-1], segments + 1)
     knots = np.concatenate([[edges[0]] * 2, edges, [edges[-1]] * 2])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # of Student's t; scipy.stats loads for half a second
 
 from ...evaluate.fitness import log_loss
 from .study import Cell
@@ -107,7 +107,7 @@ def against(cells: Sequence[Cell], reference: str) -> list[dict[str, Any]]:
         mean, won = float(differences.mean()), int((differences < 0).sum())
         row = {"schedule": name, "settings": differences.size, "won": won, "log loss": mean, "from": None, "to": None}
         if differences.size > 1:
-            margin = float(stats.sem(differences) * stats.t.ppf(0.975, differences.size - 1))
+            margin = float(stdtrit(differences.size - 1, 0.975) * differences.std(ddof=1) / math.sqrt(differences.size))
             row |= {"from": mean - margin, "to": mean + margin}
         found.append(row)
     return sorted(found, key=lambda row: row["log loss"])
