@@ -124,6 +124,8 @@ def _is_scaled(node: Statement, name: str) -> bool:
 def _stem(node: Statement, called: Mapping[str, str]) -> str:
     if node.op in _RESULTS and not (node.op == "multiply" and node.args[0] == node.args[1]):
         return _RESULTS[node.op]
+    if not node.args:
+        return node.op
     argument = str(node.args[0]) if isinstance(node.args[0], str) else "constant"
     of = called.get(argument, argument)
     if node.op in ("square", "multiply"):

@@ -21,10 +21,10 @@ PAPER = [name for name in names() if not extended_operations(load(name))]  # wha
 PROGRAMS = (st.sampled_from(PAPER), st.integers(0, 2**32), st.integers(0, 25))
 
 
-def _mutated(name, seed, count):
+def _mutated(name, seed, count, extended=False):
     program, random = load(name), Random(seed)
     for _ in range(count):
-        candidate, _ = mutant(program, random, MutationConfig(max_statements=30))
+        candidate, _ = mutant(program, random, MutationConfig(max_statements=30), extended)
         try:
             infer(candidate)
         except ProgramError:
@@ -62,6 +62,17 @@ def test_the_readable_form_is_the_program(name, seed, count):
     infer(again)
     assert _finite_and_same(program, again)
     assert len(again.statements) <= len(to_program(to_graph(program)).statements)
+    assert readable(again) == again
+    assert canonical_hash(parse(to_short_text(again))) == canonical_hash(again)
+
+
+@RELAXED
+@given(st.sampled_from(names()), *PROGRAMS[1:])
+def test_programs_of_the_extended_language_keep_their_normal_form(name, seed, count):
+    program = _mutated(name, seed, count, extended=True)
+    again = readable(program)
+    infer(again)
+    assert canonical_hash(again) == canonical_hash(exact(program)) == canonical_hash(program)
     assert readable(again) == again
     assert canonical_hash(parse(to_short_text(again))) == canonical_hash(again)
 

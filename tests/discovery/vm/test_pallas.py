@@ -232,11 +232,11 @@ def test_compiles_for_tpu(lower_for, topology, shapes):
 def test_one_compile_for_a_thousand_programs(random_programs):
     codes = {canonical_hash(program): assemble(program, CLOCK) for program in random_programs(1700, 2)}
     codes = [code for code in codes.values() if not packing.unsupported(code)][:1024]
-    launch, params, gradients = _kernel("gpu"), *_draw()
+    launch, params, gradients, before = _kernel("gpu"), *_draw(), TRACES["gpu"]
     parts = [codes[first : first + CANDIDATES] for first in range(0, 1024, CANDIDATES)]
     outputs = {row.tobytes() for part in parts for row in np.asarray(launch(Candidates.of(part), params, gradients))}
     assert len(codes) == 1024 and len(outputs) > 400
-    assert TRACES["gpu"] == 1
+    assert TRACES["gpu"] <= before + 1
 
 
 def test_what_the_kernel_has_no_form_of():
