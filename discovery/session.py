@@ -36,7 +36,7 @@ def search(
     path: Path | str | None = None,
     workers: int = 0,
     on_progress: OnProgress = lambda snapshot: None,
-    devices: Devices = Devices(),  # noqa: B008  # frozen
+    devices: Devices = Devices(),
 ) -> Run:
     """Searches from the start.
 
@@ -106,7 +106,7 @@ def resume(
     path: Path | str,
     workers: int = 0,
     on_progress: OnProgress = lambda snapshot: None,
-    devices: Devices = Devices(),  # noqa: B008  # frozen
+    devices: Devices = Devices(),
 ) -> Run:
     """Continues an interrupted or killed run to the result that it would have had, on the device that it began on, in its batches.
 

@@ -1,12 +1,11 @@
 """The Bayesian optimiser against the library bayesian-optimization, and against random points, on standard functions.
 
-    pip install bayesian-optimization
     OPENBLAS_NUM_THREADS=1 python tests/benchmarks/bayes_library.py [--quick]
 
 Each row: the median, and the range, over the seeds, of the lowest value found; of the noisy function its true value where the lowest was
 seen, and at the point that ours recommends. Both optimisers begin with as many points and look at as many.
-tests/schedules/autolrs/test_optimizer.py holds ours to the library's medians. Set OPENBLAS_NUM_THREADS=1: on matrices as small, threads
-wait for each other.
+tests/schedules/autolrs/test_optimizer.py asks of ours, on five seeds, that it is not worse. Set OPENBLAS_NUM_THREADS=1: on matrices as
+small, threads wait for each other.
 """
 
 import statistics

@@ -35,9 +35,10 @@ def _with_constants_of(program, other):
 
 
 @pytest.mark.heavy
-def test_the_raw_program_becomes_lion():
-    settings = Settings(mutants=50)  # on two tasks, which takes five times as long: tests/benchmarks/simplify.py
-    found = simplify(load("lion_raw"), ("digits_mlp",), settings)
+@pytest.mark.parametrize("tasks", [("digits_mlp",), ("digits_mlp", "digits_autoencoder")], ids=len)
+def test_the_raw_program_becomes_lion(tasks):
+    settings = Settings(mutants=50)
+    found = simplify(load("lion_raw"), tasks, settings)
     lion = re.fullmatch(LION, to_short_text(found.program))
     assert lion is not None, to_short_text(found.program)
     assert float(lion["b1"]) == 0.9 and 0.997 < float(lion["b2"]) < 0.999

@@ -179,15 +179,11 @@ def test_what_cannot_be_used_is_refused():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize(
-    ("name", "theirs", "margin"),
-    # The library's medians over 15 seeds, from tests/benchmarks/bayes_library.py; the margins are a hundredth of what random points of
-    # the box span between their best and their median.
-    [("branin", 0.80, 0.3), ("hartmann", -3.08, 0.03), ("noisy forrester", -5.76, 0.3)],
-)
-def test_not_worse_than_another_library(name, theirs, margin):
-    found = [library.ours(library.PROBLEMS[name], seed) for seed in range(5)]
-    assert statistics.median(found) <= theirs + margin
+@pytest.mark.parametrize("name", library.PROBLEMS)
+def test_not_worse_than_another_library(name):
+    """Medians of five; tests/benchmarks/bayes_library.py has fifteen, and random points, which do as well as both on the noisy one."""
+    ours, theirs = ([who(library.PROBLEMS[name], seed) for seed in range(5)] for who in (library.ours, library.theirs))
+    assert statistics.median(ours) <= statistics.median(theirs)
 
 
 def test_initial_points_are_spread_evenly():
