@@ -33,7 +33,8 @@ from .rules import Prepared, prepare
 from .schedule_loop import AnyTask, TaskLoop
 from .schedule_sources import check_output, destinations
 
-AUTOLRS = "autolrs"  # in the place of a schedule's name
+AUTOLRS = "autolrs"  # in the place of a schedule's name, as published; with a colon and a kind of search: 'autolrs:cooled'
+SEARCHES = {"": stages.scaled, "cooled": stages.cooled}
 SPAN = 30.0  # rates are searched from the learning rate divided by it to the learning rate times it
 BATCH = 5  # candidates run at once, as a vmapped batch
 SEARCH, SCHEDULE = "search.json", "schedule.json"
@@ -53,22 +54,43 @@ class Online(NamedTuple):
     output: Path | None
 
 
+def is_online(schedule: str) -> bool:
+    """Whether a user asks for AutoLRS in the place of a schedule.
+
+    >>> is_online("autolrs"), is_online("autolrs:cooled"), is_online("linear")
+    (True, True, False)
+    """
+    return schedule.partition(":")[0] == AUTOLRS
+
+
 def make_online(
-    optimizer: str, steps: int, learning_rate: float | None, weight_decay: float | None, output: Path | None
+    schedule: str, optimizer: str, steps: int, learning_rate: float | None, weight_decay: float | None, output: Path | None
 ) -> tuple[Prepared, Online]:
     """The rule and how its rates are searched.
 
+    Args:
+        schedule: 'autolrs', as published, or 'autolrs:cooled', see `stages.cooled`.
+        optimizer: as in `rules.make_rule`, and there for the learning rate, the centre of the search, and the weight decay.
+        steps: length of the run.
+        learning_rate: the rule's own where None.
+        weight_decay: the rule's own where None.
+        output: a .csv or .json file for the schedule, or None.
+
     Raises:
-        ValueError: as in `rules.make_rule`; the run is too short, tinygp is missing, or the output cannot be written.
+        ValueError: as in `rules.make_rule`; there is no such search, the run is too short, tinygp is missing, or the output cannot be
+            written.
     """
+    kind = schedule.partition(":")[2]
+    if kind not in SEARCHES or schedule == f"{AUTOLRS}:":
+        raise ValueError(f"--schedule {schedule}: there is {AUTOLRS}, as published, and {AUTOLRS}:cooled")
     gp.check_library()
     prepared = prepare(optimizer, learning_rate, weight_decay)
     centre = prepared.settings["learning_rate"]
     if not centre > 0:
         raise ValueError(f"--schedule {AUTOLRS} searches around the learning rate, which must be above 0, got {centre:g}")
     check_output(output)
-    config = stages.scaled(steps, lowest=centre / SPAN, highest=centre * SPAN, batch=BATCH)
-    settings = {**prepared.settings, "schedule": AUTOLRS, "search": dataclasses.asdict(config)}
+    config = SEARCHES[kind](steps, lowest=centre / SPAN, highest=centre * SPAN, batch=BATCH)
+    settings = {**prepared.settings, "schedule": schedule, "search": dataclasses.asdict(config)}
     return prepared._replace(settings=settings), Online(prepared.create, config, output)
 
 

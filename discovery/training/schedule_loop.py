@@ -13,6 +13,7 @@ from ...schedules.autolrs.controller import Loop
 from ...tasks.base import Data, HostFed, load_on_device
 from ...tasks.training import TrainState, scores, start, take_steps
 
+NO_FALL = np.float32(np.inf), np.float32(1)  # steps to a rate of 0, and how many of them the fall to it takes
 PIECE = 500  # steps of one call; the length of the array of losses that comes back
 
 AnyTask = Any  # a tasks.base.Task; as a protocol that is not checked at run time it would end the tests' checks of shapes
@@ -59,17 +60,16 @@ class TaskLoop:
             raise LoopError(f"{name}: its batches come from the host, and AutoLRS needs to go back to earlier ones; give a schedule")
         self._task, self._data = task, load_on_device(task) if data is None else data
 
-        def advance(data: Data, carry: TrainState, rate: Array, length: Array) -> tuple[TrainState, Array]:
-            transformation = create(lambda step: rate)
-
+        def advance(data: Data, carry: TrainState, rate: Array, length: Array, zero: Array, fall: Array) -> tuple[TrainState, Array]:
             def step(index: Array, loop: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-                carry, losses, _ = take_steps(task, transformation, data, loop[0], 1)
+                fallen = rate * jnp.clip((zero - index) / fall, 0.0, 1.0)
+                carry, losses, _ = take_steps(task, create(lambda step: fallen), data, loop[0], 1)
                 return carry, loop[1].at[index].set(losses[0])
 
             return jax.lax.fori_loop(0, length, step, (carry, jnp.zeros(PIECE)))
 
         self._advance = jax.jit(advance)
-        self._advance_all = jax.jit(jax.vmap(advance, in_axes=(None, 0, 0, None)))
+        self._advance_all = jax.jit(jax.vmap(advance, in_axes=(None, 0, 0, None, None, None)))
         self._first = jax.jit(lambda key: start(task, create(lambda step: jnp.float32(0)), key))
         self.train_state: TrainState = self.begin(seed)
 
@@ -93,26 +93,38 @@ class TaskLoop:
         """Trains at the rate: the losses, float64 [steps], NaN where the task calls them diverged."""
         rows = []
         for length in _pieces(steps):
-            self.train_state, losses = self._advance(self._data, self.train_state, jnp.float32(rate), jnp.int32(length))
+            self.train_state, losses = self._advance(self._data, self.train_state, jnp.float32(rate), jnp.int32(length), *NO_FALL)
             rows.append(np.asarray(losses[:length], np.float64))
         return self._judged(np.concatenate(rows))
 
     def run_candidates(self, rates: Sequence[float], steps: int) -> np.ndarray:
         """As many runs as rates, as one vmapped batch, from where training stands: the losses, float64 [rates, steps]."""
-        several = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(rates)), self.train_state)
-        rows = []
-        for length in _pieces(steps):
-            several, losses = self._advance_all(self._data, several, jnp.asarray(rates, jnp.float32), jnp.int32(length))
-            rows.append(np.asarray(losses[:, :length], np.float64))
-        return self._judged(np.concatenate(rows, axis=1))
+        return self._batch(rates, steps, *NO_FALL)[1]
+
+    def cool_candidates(self, rates: Sequence[float], steps: int, cooldown: int) -> np.ndarray:
+        """Such runs, and on through a linear fall to zero: the validation losses behind it, float64 [rates]; NaN for the diverged."""
+        several, losses = self._batch(rates, steps + cooldown, np.float32(steps + cooldown), np.float32(cooldown))
+        ends = [jax.tree.map(lambda leaf, at=at: leaf[at], several) for at in range(len(rates))]
+        found = self._judged(np.array([scores(self._task, end.params, end.state, self._data, "validation")["loss"] for end in ends]))
+        return np.where(np.isfinite(losses).all(axis=1), found, np.nan)
 
     def evaluate(self) -> float:
         """The validation loss."""
         return scores(self._task, self.train_state.params, self.train_state.state, self._data, "validation")["loss"]
 
     def loop(self, batched: bool = False) -> Loop:
-        """The callables for `schedules.autolrs.controller`; with `batched` candidates are run by `run_candidates`."""
-        return Loop(self.snapshot, self.restore, self.run, self.evaluate, self.run_candidates if batched else None)
+        """The callables for `schedules.autolrs.controller`; with `batched` candidates are run side by side."""
+        together = (self.run_candidates, self.cool_candidates) if batched else ()
+        return Loop(self.snapshot, self.restore, self.run, self.evaluate, *together)
+
+    def _batch(self, rates: Sequence[float], steps: int, zero: Array, fall: Array) -> tuple[TrainState, np.ndarray]:
+        """Vmapped runs from where training stands, [rates] ahead of each leaf, and their losses [rates, steps]."""
+        several = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(rates)), self.train_state)
+        rows = []
+        for done, length in zip(range(0, steps, PIECE), _pieces(steps), strict=True):
+            several, losses = self._advance_all(self._data, several, jnp.asarray(rates, jnp.float32), jnp.int32(length), zero - done, fall)
+            rows.append(np.asarray(losses[:, :length], np.float64))
+        return several, self._judged(np.concatenate(rows, axis=1))
 
     def _judged(self, losses: np.ndarray) -> np.ndarray:
         return np.where(losses > self._task.loss_threshold, np.nan, losses)

@@ -22,7 +22,7 @@ from ...tasks.checkpoints import INTERRUPTED, OnChunk, TrainingResult, train_and
 from ...tasks.training import OK, STATUS_NAMES, TrainState
 from ..terminal.view import seconds_text
 from . import online, population_training
-from .online import AUTOLRS, Online, make_online, train_online
+from .online import AUTOLRS, Online, is_online, make_online, train_online
 from .population_training import PBT, PopulationTraining, is_population, make_population, train_population
 from .rules import make_rule
 from .schedule_sources import destinations
@@ -68,8 +68,8 @@ def make_job(
     Args:
         task: a name in `stepsmith.tasks`, or 'module:attribute'.
         optimizer: a name or a file; see `rules.make_rule`, and there for the schedule, the rate and the decay.
-        schedule: a name in `stepsmith.schedules`, a file, or one to be found around the learning rate: 'autolrs' meanwhile, 'pbt' or
-            'pbt:MEMBERS' by population-based training.
+        schedule: a name in `stepsmith.schedules`, a file, or one to be found around the learning rate: 'autolrs' or
+            'autolrs:cooled' meanwhile, 'pbt' or 'pbt:MEMBERS' by population-based training.
         learning_rate: the highest; the rule's own where None.
         weight_decay: the rule's own where None.
         steps: the task's where None.
@@ -88,8 +88,8 @@ def make_job(
     steps = found.steps if steps is None else steps
     _check("steps", steps, 1, MAX_STEPS)
     _check("seed", seed, 0, MAX_SEED)
-    if schedule == AUTOLRS:
-        prepared, finder = make_online(optimizer, steps, learning_rate, weight_decay, save_schedule)
+    if is_online(schedule):
+        prepared, finder = make_online(schedule, optimizer, steps, learning_rate, weight_decay, save_schedule)
         return Job(found, prepared.create(optax.constant_schedule(1.0), steps), steps, seed, prepared.settings, finder)
     if is_population(schedule):
         prepared, finder = make_population(schedule, optimizer, steps, learning_rate, weight_decay, save_schedule, seed)

@@ -7,18 +7,21 @@
         the rate whose forecast the process believes to be lowest, for the whole stage
         window and stage double while the window is below its largest
 
+With a cooldown, which is not the paper's, a candidate is trained on through a linear fall to zero, its validation loss there stands in for
+the forecast, and so does the run end.
+
 `run` does so to the end. `advance` does one piece of it, a warm-up, some candidates or a stage, and between two pieces everything is the
 loop's snapshot and a `State` that JSON can hold: an interrupted search goes on to the same schedule.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import optimizer as bayes
-from .forecast import compressed, forecast, steadied
+from .forecast import FAILED, Forecast, compressed, forecast, steadied
 from .stages import NONFINITE, OK, AutoLRSConfig, Candidate, Stage, State, begin, process_config
 
 RETRIES = 2  # rates of the next best candidates, where the best one's training ends in no number; then the lowest rate
@@ -35,6 +38,8 @@ class Loop:
         evaluate: gives the validation loss.
         run_candidates: takes several rates and a number of steps, and gives the training losses [rates, steps] of as many runs from
             where the loop stands, on the same batches, and leaves it there; one rate after the other where None.
+        cool_candidates: takes several rates and two numbers of steps, trains as many runs for the first at their rates and for the second
+            through `falling` ones, and gives their validation losses [rates]; else like `run_candidates`.
     """
 
     snapshot: Callable[[], Any]
@@ -42,6 +47,7 @@ class Loop:
     run: Callable[[float, int], Sequence[float] | np.ndarray]
     evaluate: Callable[[], float]
     run_candidates: Callable[[Sequence[float], int], np.ndarray] | None = None
+    cool_candidates: Callable[[Sequence[float], int, int], np.ndarray] | None = None
 
 
 OnPiece = Callable[[State, np.ndarray], None]  # the state, and the training losses of the piece; none for candidates
@@ -78,10 +84,12 @@ def run(config: AutoLRSConfig, loop: Loop, state: State | None = None, on_piece:
 
 
 def advance(config: AutoLRSConfig, loop: Loop, state: State) -> tuple[State, np.ndarray]:
-    """One piece of work: the warm-up, some candidates, or a stage. The state afterwards, and the losses of what was trained."""
+    """One piece of work: the warm-up, some candidates, a stage, the cooldown. The state afterwards, and the losses of what was trained."""
     if state.step < config.warmup:
         return _warm_up(config, loop, state)
-    nothing_to_forecast = config.steps - state.step <= state.window
+    if state.step >= config.searched:
+        return _cool_down(config, loop, state)
+    nothing_to_forecast = not config.cooldown and config.steps - state.step <= state.window
     if len(state.candidates) < config.candidates and not nothing_to_forecast:
         return _try(config, loop, state), np.zeros(0)
     return _train(config, loop, state)
@@ -89,15 +97,51 @@ def advance(config: AutoLRSConfig, loop: Loop, state: State) -> tuple[State, np.
 
 def _warm_up(config: AutoLRSConfig, loop: Loop, state: State) -> tuple[State, np.ndarray]:
     rates = [config.peak_of_warmup * (step + 1) / config.warmup for step in range(config.warmup)]
-    losses = np.concatenate([np.asarray(loop.run(rate, 1), np.float64) for rate in rates])
+    losses = _run_each(loop, rates)
     return state._replace(step=config.warmup, status=_status(losses)), losses
 
 
+def _cool_down(config: AutoLRSConfig, loop: Loop, state: State) -> tuple[State, np.ndarray]:
+    losses = _run_each(loop, falling(state.stages[-1].rate, config.cooldown))
+    return state._replace(step=config.steps, status=_status(losses)), losses
+
+
+def falling(rate: float, steps: int) -> list[float]:
+    """The rates of a cooldown: linear from the rate to zero, which comes after the last.
+
+    >>> falling(0.4, 4)
+    [0.4, 0.30000000000000004, 0.2, 0.1]
+    """
+    return [rate * ((steps - step) / steps) for step in range(steps)]
+
+
+def _run_each(loop: Loop, rates: Sequence[float]) -> np.ndarray:
+    return np.concatenate([np.asarray(loop.run(rate, 1), np.float64) for rate in rates])
+
+
 def _try(config: AutoLRSConfig, loop: Loop, state: State) -> State:
-    """Asks for rates, tries each from the stage's start, and tells what they promise for its end."""
+    """Asks for rates, tries each from the stage's start, and tells what they promise for its end, or reach behind a cooldown."""
     searched = process_config(config, state)
     process = bayes.init(searched, state.prior) if state.process is None else state.process
     rates, process = _asked(config, state, process)
+    forecasts, told, reference, steps = (_cooled if config.cooldown else _forecasts)(config, loop, state, rates)
+    values, variances = [one.loss for one in told], [np.square(one.deviation) for one in told]
+    process = bayes.tell(searched, process, np.array(rates)[:, None], values, variances)
+    tried = tuple(Candidate(rate, float(one.loss), float(one.deviation)) for rate, one in zip(rates, forecasts, strict=True))
+    search_steps = state.search_steps + len(rates) * steps
+    return state._replace(candidates=state.candidates + tried, reference=reference, process=process, search_steps=search_steps)
+
+
+class _Tried(NamedTuple):
+    """Of some rates: what they promise, the same as it is told, the reference of the telling, and the steps that each took."""
+
+    forecasts: list[Forecast]
+    told: list[Forecast]
+    reference: tuple[float, ...]
+    steps: int
+
+
+def _forecasts(config: AutoLRSConfig, loop: Loop, state: State, rates: Sequence[float]) -> _Tried:
     end = _length(config, state)
     windows = _windows(config, loop, rates, state.window, end)
     reference = state.reference or tuple(windows[0][0].tolist())
@@ -107,16 +151,31 @@ def _try(config: AutoLRSConfig, loop: Loop, state: State) -> State:
         steady = steadied(losses, np.array(reference)) if steps is None else losses
         forecasts.append(forecast(steady, end, steps))
         told.append(compressed(forecasts[-1], float(np.mean(reference) if steps is None else reference[0])))
-    values, variances = [one.loss for one in told], [np.square(one.deviation) for one in told]
-    process = bayes.tell(searched, process, np.array(rates)[:, None], values, variances)
-    tried = tuple(Candidate(rate, float(one.loss), float(one.deviation)) for rate, one in zip(rates, forecasts, strict=True))
-    search_steps = state.search_steps + len(rates) * state.window
-    return state._replace(candidates=state.candidates + tried, reference=reference, process=process, search_steps=search_steps)
+    return _Tried(forecasts, told, reference, state.window)
+
+
+def _cooled(config: AutoLRSConfig, loop: Loop, state: State, rates: Sequence[float]) -> _Tried:
+    window = min(state.window, _length(config, state))
+    if loop.cool_candidates is not None:
+        losses = np.asarray(loop.cool_candidates(rates, window, config.cooldown), np.float64)
+    else:
+        losses = np.array([_from_here(loop, lambda rate=rate: _behind_cooldown(config, loop, rate, window)) for rate in rates], np.float64)
+    finite = np.isfinite(losses)
+    seen = [Forecast(np.array(loss), np.array(0.0)) if number else FAILED for loss, number in zip(losses, finite, strict=True)]
+    # All of a stage are told by how they compare with the best of its first.
+    reference = state.reference or ((float(losses[finite].min()),) if finite.any() else ())
+    return _Tried(seen, [compressed(one, reference[0]) if reference else one for one in seen], reference, window + config.cooldown)
+
+
+def _behind_cooldown(config: AutoLRSConfig, loop: Loop, rate: float, window: int) -> float:
+    loop.run(rate, window)
+    _run_each(loop, falling(rate, config.cooldown))
+    return loop.evaluate()
 
 
 def _asked(config: AutoLRSConfig, state: State, process: bayes.BayesState) -> tuple[list[float], bayes.BayesState]:
-    """The rates to try next. A stage's first is the lowest, which shows what the batches do; the others are asked for."""
-    first = [] if state.candidates else [config.lowest]
+    """The rates to try next. A stage's first is the lowest, which shows what batches do to a window; the others are asked for."""
+    first = [] if state.candidates or config.cooldown else [config.lowest]
     num = min(config.batch, config.candidates - len(state.candidates)) - len(first)
     if not num:
         return first, process
@@ -190,7 +249,7 @@ def _finished(config: AutoLRSConfig, state: State, rate: float, length: int, was
 
 
 def _length(config: AutoLRSConfig, state: State) -> int:
-    return min(state.stage, config.steps - state.step)
+    return min(state.stage, config.searched - state.step)
 
 
 def _status(losses: np.ndarray) -> str:

@@ -38,6 +38,9 @@ class Forecast(NamedTuple):
     deviation: np.ndarray
 
 
+FAILED = Forecast(np.array(np.nan), np.array(np.inf))
+
+
 def forecast(losses: ArrayLike, at: ArrayLike, steps: ArrayLike | None = None) -> Forecast:
     """Extrapolates a window of losses. No window makes it raise: a hopeless one is answered with NaN.
 
@@ -61,7 +64,7 @@ def forecast(losses: ArrayLike, at: ArrayLike, steps: ArrayLike | None = None) -
     if len(times) != len(seen):
         raise ValueError(f"{len(seen)} losses and {len(times)} steps do not fit together")
     if not len(seen) or not (np.abs(seen) < LARGEST).all():
-        return Forecast(np.full(horizon.shape, np.nan), np.full(horizon.shape, np.inf))
+        return Forecast(*(np.full(horizon.shape, part) for part in FAILED))
     if len(seen) < FEWEST:
         return _constant(seen, horizon)
     smooth, noise = smoothed(seen, times)

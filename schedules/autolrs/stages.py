@@ -9,6 +9,7 @@ from .replay import Found, Piece
 from .settings import Axis, BayesConfig, BayesError, LowerConfidenceBound
 
 SPREAD_RATES = 2  # of a stage, after the lowest rate and before the process is asked; none where there is a prior
+COOLDOWN = 0.3  # share of a run, of its end
 OK, NONFINITE = "ok", "nonfinite"
 
 
@@ -24,6 +25,8 @@ class AutoLRSConfig:
         window: steps of a candidate in the first stage.
         stage: steps of the first stage.
         largest_window: window and stage double after each stage while the window is below it.
+        cooldown: steps of a linear fall to zero, at the end of the run and after every candidate's window, that is then judged by the
+            validation loss behind the fall, see `cooled`; 0 for none, and for forecasts.
         warmup: steps of a linear warm-up that is not searched.
         warmup_rate: that it leads to; the geometric mean of the lowest and the highest where None.
         validation_from: length of a stage from which candidates are judged by validation losses; training losses before.
@@ -41,6 +44,7 @@ class AutoLRSConfig:
     window: int = 100
     stage: int = 1000
     largest_window: int = 800
+    cooldown: int = 0
     warmup: int = 0
     warmup_rate: float | None = None
     validation_from: int = 8000
@@ -51,7 +55,17 @@ class AutoLRSConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "candidates": 1, "window": 2, "stage": 2, "largest_window": 1, "warmup": 0, "validation_points": 2, "batch": 1}
+        least = {
+            "steps": 1,
+            "candidates": 1,
+            "window": 2,
+            "stage": 2,
+            "largest_window": 1,
+            "cooldown": 0,
+            "warmup": 0,
+            "validation_points": 2,
+            "batch": 1,
+        }
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise BayesError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
@@ -59,9 +73,15 @@ class AutoLRSConfig:
             raise BayesError(f"a window of {self.window} steps does not fit into a stage of {self.stage}")
         if self.prior_variance is not None and not self.prior_variance > 0:
             raise BayesError(f"prior_variance must be above 0, got {self.prior_variance}")
-        if self.warmup + self.window >= self.steps:
-            raise BayesError(f"a run of {self.steps} steps is too short for a warm-up of {self.warmup} and a window of {self.window}")
+        if self.warmup + self.window + self.cooldown >= self.steps + (self.cooldown > 0):
+            rest = f"a warm-up of {self.warmup}, a window of {self.window} and a cooldown of {self.cooldown}"
+            raise BayesError(f"a run of {self.steps} steps is too short for {rest}")
         Axis(self.lowest, self.highest, log=True)
+
+    @property
+    def searched(self) -> int:
+        """The step at which the last stage ends and the cooldown begins."""
+        return self.steps - self.cooldown
 
     @property
     def peak_of_warmup(self) -> float:
@@ -82,13 +102,31 @@ def scaled(steps: int, **settings: Any) -> AutoLRSConfig:
     return AutoLRSConfig(steps, **{"stage": stage, "window": window, "largest_window": 2 * window, **settings})
 
 
+def cooled(steps: int, **settings: Any) -> AutoLRSConfig:
+    """Two stages and a cooldown of three tenths of the run, which every candidate goes through too.
+
+    A loss falls fastest where its rate falls, because the noise of small batches goes away, so who forecasts the loss of the next steps
+    lowers the rate too early (Wu et al., 2018, arXiv:1803.02021). Behind a fall to zero all rates have lost that noise, and what is left
+    to see is how far they came. The price: a candidate takes as many steps as a stage and a cooldown together.
+
+    Example:
+        >>> config = cooled(2000, highest=0.1)
+        >>> config.stage, config.window, config.cooldown
+        (700, 700, 600)
+    """
+    cooldown = max(round(COOLDOWN * steps), 1)
+    stage = max((steps - cooldown + 1) // 2, 2)
+    defaults = {"stage": stage, "window": stage, "largest_window": stage, "cooldown": cooldown, "candidates": 5, "prior_variance": 1.0}
+    return AutoLRSConfig(steps, **{**defaults, **settings})
+
+
 class Candidate(NamedTuple):
     """A rate that was tried.
 
     Attributes:
         rate: the learning rate.
-        loss: forecast for the end of the stage; NaN for a failure.
-        deviation: of the forecast; infinite for a failure.
+        loss: forecast for the end of the stage, or that behind the cooldown; NaN for a failure.
+        deviation: of the forecast, 0 where the loss was seen; infinite for a failure.
     """
 
     rate: float
@@ -125,7 +163,7 @@ class State(NamedTuple):
         stage: length of the stage.
         stages: the finished ones.
         candidates: of the stage that is searched.
-        reference: losses of that stage's first candidate, at the lowest rate; empty before.
+        reference: losses of that stage's first candidate, at the lowest rate, or the lowest loss behind a cooldown; empty before.
         process: of the stage that is searched; None before its first candidate.
         prior: what its process starts from; None without.
         status: 'ok', or 'nonfinite' where no rate could train any further.
@@ -154,7 +192,7 @@ def process_config(config: AutoLRSConfig, state: State) -> BayesConfig:
     return BayesConfig(
         (Axis(config.lowest, config.highest, log=True),),
         LowerConfidenceBound(config.kappa),
-        num_initial=0 if prior else SPREAD_RATES,
+        num_initial=0 if prior else max(SPREAD_RATES, config.batch) if config.cooldown else SPREAD_RATES,
         # One size for all stages, so that one executable serves them.
         capacity=config.candidates * (1 if config.prior_variance is None else 2),
         seed=config.seed + len(state.stages),
@@ -164,7 +202,7 @@ def process_config(config: AutoLRSConfig, state: State) -> BayesConfig:
 def found(config: AutoLRSConfig, state: State) -> Found:
     """The schedule of the finished stages, to be saved and replayed with `replay`."""
     pieces = tuple(Piece(stage.start, stage.rate) for stage in state.stages)
-    return Found(config.warmup, config.peak_of_warmup if config.warmup else 0.0, pieces)
+    return Found(config.warmup, config.peak_of_warmup if config.warmup else 0.0, pieces, config.cooldown, config.steps)
 
 
 def to_json(state: State) -> dict[str, Any]:

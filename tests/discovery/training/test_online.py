@@ -13,6 +13,7 @@ from stepsmith.discovery.training.online import train_online
 from stepsmith.discovery.training.schedule_loop import LoopError, TaskLoop
 from stepsmith.discovery.training.train import line, make_job, run_job
 from stepsmith.schedules import recorded_peak
+from stepsmith.schedules.autolrs.controller import falling
 from stepsmith.tasks import get, train
 from stepsmith.tasks.checkpoints import CheckpointError
 
@@ -63,6 +64,38 @@ def test_candidates_at_once_are_the_candidates_one_by_one_and_leave_the_loop_alo
     for rate, row in zip(rates, rows, strict=True):
         loop.restore(before)
         np.testing.assert_allclose(loop.run(rate, 12), row, rtol=1e-3, atol=1e-4)
+
+
+def test_candidates_cooled_at_once_are_those_one_by_one_and_leave_the_loop_alone():
+    task = get("digits_mlp")
+    loop = TaskLoop(task, optax.adam)
+    loop.run(0.01, 5)
+    before = loop.snapshot()
+    rates = [0.001, 0.01, 0.1]
+    losses = loop.cool_candidates(rates, 8, 4)
+    assert loop.train_state is before
+    for rate, loss in zip(rates, losses, strict=True):
+        loop.restore(before)
+        loop.run(rate, 8)
+        for at in falling(rate, 4):
+            loop.run(at, 1)
+        assert loop.evaluate() == pytest.approx(loss, rel=1e-3)
+        plain = optax.join_schedules([optax.constant_schedule(rate), optax.linear_schedule(rate, 0.0, 4)], [13])
+        alone = train(task, optax.adam(plain), steps=17, resume_from=before).train_state
+        chex.assert_trees_all_close(loop.train_state.params, alone.params, rtol=1e-3, atol=1e-5)
+
+
+def test_a_cooldown_longer_than_one_call_is_one_fall():
+    loop = TaskLoop(get(TASK), optax.sgd)
+    (long,) = loop.cool_candidates([0.1], 300, 700)
+    for rate in [*[0.1] * 300, *falling(0.1, 700)]:
+        loop.run(rate, 1)
+    assert loop.evaluate() == pytest.approx(long, rel=1e-3)
+
+
+def test_a_candidate_that_diverges_has_no_loss():
+    losses = TaskLoop(get(TASK), optax.sgd).cool_candidates([0.01, 1e6], 20, 10)
+    assert np.isfinite(losses).tolist() == [True, False]
 
 
 def test_one_executable_serves_every_rate_and_number_of_steps():
@@ -158,6 +191,16 @@ def test_it_works_with_programs_and_for_runs_of_any_length(tmp_path):
         assert json.loads((tmp_path / "schedule.json").read_text())["steps"] == steps
 
 
+def test_the_schedule_with_a_cooldown_replayed_gives_the_run_itself(tmp_path):
+    for _ in range(2):  # the second call finds the end of the first
+        result = run_job(make_job(TASK, "adam", schedule="autolrs:cooled", steps=STEPS, learning_rate=0.1), tmp_path)
+    assert (result.status, result.steps, result.resumed_from) == ("ok", STEPS, STEPS)
+    assert result.search_steps == 5 * (32 + 27) + 5 * (31 + 27)
+    file = tmp_path / "schedule.json"
+    again = run_job(make_job(TASK, "adam", schedule=str(file), learning_rate=recorded_peak(file), steps=STEPS))
+    chex.assert_trees_all_close(result.train_state.params, again.train_state.params, rtol=1e-4, atol=1e-6)
+
+
 def test_a_host_fed_task_is_refused():
     class Fed:
         name = "fed"
@@ -184,6 +227,8 @@ def test_a_missing_library_is_named_before_anything_is_trained(monkeypatch):
     ("options", "message"),
     [
         (["--schedule", "autolrs", "--learning-rate", "0"], "must be above 0"),
+        (["--schedule", "autolrs:hot"], "there is autolrs, as published, and autolrs:cooled"),
+        (["--schedule", "autolrs:"], "there is autolrs, as published, and autolrs:cooled"),
         (["--schedule", "autolrs", "--steps", "5"], "too short"),
         (["--schedule", "autolrs", "--checkpoint", "there", "--checkpoint-every", "5"], "leave out --checkpoint-every"),
         (["--schedule", "autolrs", "--save-schedule", "nowhere/there.json"], "there is no folder"),

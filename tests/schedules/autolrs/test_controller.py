@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from stepsmith.schedules.autolrs import stages
-from stepsmith.schedules.autolrs.controller import Loop, advance, run
+from stepsmith.schedules.autolrs.controller import Loop, advance, falling, run
+from stepsmith.schedules.autolrs.replay import to_schedule
 from stepsmith.schedules.autolrs.settings import BayesError
-from stepsmith.schedules.autolrs.stages import AutoLRSConfig, begin, found, scaled
+from stepsmith.schedules.autolrs.stages import AutoLRSConfig, begin, cooled, found, scaled
 
 CONFIG = AutoLRSConfig(steps=300, lowest=1e-4, highest=10.0, window=20, stage=100, largest_window=20)
 
@@ -164,9 +165,9 @@ def test_no_shape_of_a_window_stops_the_search(name):
     assert all(config.lowest <= stage.rate <= config.highest for stage in state.stages)
 
 
-@pytest.mark.parametrize("prior_variance", [None, 1.0])
-def test_an_interrupted_search_goes_on_to_the_same_schedule(prior_variance):
-    config = dataclasses.replace(CONFIG, candidates=5, warmup=10, prior_variance=prior_variance)
+@pytest.mark.parametrize("settings", [{}, {"prior_variance": 1.0}, {"cooldown": 40}], ids=str)
+def test_an_interrupted_search_goes_on_to_the_same_schedule(settings):
+    config = dataclasses.replace(CONFIG, candidates=5, warmup=10, **settings)
     whole = Quadratic()
     expected = run(config, whole.loop())
     for cut in (1, 4, 6, 9, 14):  # pieces of work before the kill: warm-up, candidates, stages
@@ -243,6 +244,91 @@ def test_a_batch_of_candidates_is_run_at_once():
     assert model.loss() < 0.5
 
 
+COOLED = cooled(100, lowest=1e-4, highest=10.0, warmup=5, warmup_rate=0.02)  # stages of 35 and 30 steps, a cooldown of 30
+
+
+def test_with_a_cooldown_candidates_and_the_run_fall_to_zero():
+    model = Quadratic()
+    state = run(COOLED, model.loop())
+    assert [(stage.start, stage.length) for stage in state.stages] == [(5, 35), (40, 30)]
+    assert state.search_steps == 5 * (35 + 30) + 5 * (30 + 30)
+    assert (state.step, state.status, len(model.log)) == (100, "ok", 100 + state.search_steps)
+    assert model.evaluations == 10
+    fall = np.arange(30, 0, -1) / 30
+    rates = np.array([rate for rate, _ in model.log])
+    for index, candidate in enumerate(state.stages[0].candidates):
+        start = 5 + 65 * index
+        np.testing.assert_allclose(rates[start : start + 65], candidate.rate * np.concatenate([np.ones(35), fall]))
+        assert _batches(model, start, 65) == _batches(model, 5, 65)
+    np.testing.assert_allclose(rates[-30:], state.stages[-1].rate * fall)
+    schedule = to_schedule(found(COOLED, state))
+    trained = np.concatenate([rates[:5], *([stage.rate] * stage.length for stage in state.stages), rates[-30:]])
+    np.testing.assert_allclose([schedule(step) for step in range(100)], trained, rtol=1e-6)
+
+
+def test_the_last_stage_knows_how_the_run_ends():
+    model = Quadratic()
+    state = run(COOLED, model.loop())
+    seen = {candidate.rate: candidate.loss for candidate in state.stages[-1].candidates}
+    assert seen[state.stages[-1].rate] == pytest.approx(model.loss())
+    assert sum(loss < model.loss() for loss in seen.values()) <= 1  # the process, not the best value, chooses
+
+
+def test_behind_a_cooldown_rates_are_not_lowered_too_early():
+    """At every forecast a lower rate is better: its noise is gone at once. On the flat axis that is lost ground."""
+
+    class Noisy(Quadratic):
+        def __init__(self):
+            super().__init__()
+            self.position = np.array([30.0, 0.0])
+
+        def run(self, rate, steps):
+            for _ in range(steps):
+                self.position = self.position - min(rate, 0.06) * (
+                    np.array([0.05, 30.0]) * self.position + 3.0 * self.generator.standard_normal(2)
+                )
+            return [self.loss()] * steps
+
+        def loss(self):
+            return 0.5 * float(np.array([0.05, 30.0]) @ self.position**2)
+
+    def reached(config):
+        model = Noisy()
+        state = run(config, model.loop())
+        return model.loss(), state.stages[0].rate
+
+    bounds = {"lowest": 1e-4, "highest": 0.05}
+    forecasted, cooled_down = ([reached(make(300, seed=seed, **bounds)) for seed in range(5)] for make in (scaled, cooled))
+    assert np.median([loss for loss, _ in cooled_down]) < np.median([loss for loss, _ in forecasted])
+
+
+def test_candidates_cooled_at_once_are_those_one_by_one():
+    model, calls = Quadratic(), []
+
+    def cool_candidates(rates, steps, cooldown):
+        calls.append((len(rates), steps, cooldown))
+        before, losses = model.snapshot(), []
+        for rate in rates:
+            model.run(rate, steps)
+            for at in falling(rate, cooldown):
+                model.run(at, 1)
+            losses.append(model.loss())
+            model.restore(before)
+        return np.array(losses)
+
+    config = dataclasses.replace(COOLED, batch=5)
+    together = run(config, model.loop(cool_candidates=cool_candidates))
+    assert calls == [(5, 35, 30), (5, 30, 30)]
+    assert found(config, together) == found(config, run(config, Quadratic().loop()))
+
+
+def test_a_cooldown_without_a_number_is_a_failure():
+    state = run(COOLED, Quadratic().loop(evaluate=lambda: np.nan))
+    assert all(np.isnan(candidate.loss) for stage in state.stages for candidate in stage.candidates)
+    assert [stage.rate for stage in state.stages] == [COOLED.lowest] * 2
+    assert (state.step, state.status) == (100, "ok")
+
+
 def test_a_stage_can_start_from_what_the_one_before_saw():
     config = dataclasses.replace(CONFIG, candidates=4, prior_variance=1.0)
     model = Quadratic()
@@ -269,6 +355,14 @@ def test_scaled_settings_fit_any_run(steps):
     assert 2 <= config.window <= max(config.stage / 10, 8)
 
 
+@pytest.mark.parametrize("steps", [5, 6, 7, 100, 1001, 10**6])
+def test_cooled_settings_fit_any_run(steps):
+    config = cooled(steps)
+    assert config.cooldown == pytest.approx(0.3 * steps, abs=1)
+    assert config.searched - 1 <= 2 * config.stage <= config.searched + 1
+    assert config.window == config.stage == config.largest_window
+
+
 def test_what_cannot_be_used_is_refused():
     for changes, message in [
         ({"steps": 0}, "steps must be at least 1"),
@@ -278,6 +372,8 @@ def test_what_cannot_be_used_is_refused():
         ({"lowest": 0.0}, "above 0"),
         ({"warmup": 290}, "too short"),
         ({"prior_variance": 0.0}, "prior_variance"),
+        ({"cooldown": -1}, "cooldown must be at least 0"),
+        ({"cooldown": 281}, "too short"),
     ]:
         with pytest.raises(BayesError, match=message):
             dataclasses.replace(CONFIG, **changes)

@@ -24,6 +24,20 @@ def test_the_schedule_equals_its_pieces_traced_or_not():
     np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(np.arange(120)), expected, rtol=1e-6)
 
 
+def test_a_cooldown_falls_to_zero_and_stays_there():
+    schedule = to_schedule(FOUND._replace(cooldown=20, end=70))
+    expected = [_expected(step) * min(1.0, max(0, 70 - step) / 20) for step in range(120)]
+    np.testing.assert_allclose([schedule(step) for step in range(120)], expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.vmap(schedule))(np.arange(120)), expected, rtol=1e-6)
+    theirs = optax.join_schedules([to_schedule(FOUND), optax.linear_schedule(0.05, 0.0, 20)], [50])
+    np.testing.assert_allclose([schedule(step) for step in range(120)], [theirs(step) for step in range(120)], rtol=1e-6, atol=1e-9)
+
+
+def test_a_cooldown_that_begins_before_the_last_piece_is_refused():
+    with pytest.raises(ReplayError, match="cooldown of 20 steps"):
+        to_schedule(FOUND._replace(cooldown=20, end=61))
+
+
 def test_without_a_warm_up_it_equals_optax():
     schedule = to_schedule(Found(0, 0.0, (Piece(0, 0.4), Piece(30, 0.2), Piece(60, 0.1))))
     theirs = optax.piecewise_constant_schedule(0.4, {30: 0.5, 60: 0.5})
