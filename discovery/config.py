@@ -97,7 +97,9 @@ class SearchConfig:
     replicates: int = 4
     """blocks of that many seeds on which a promising program may be evaluated; 1: never again"""
     learning_rate_factors: tuple[float, ...] = ()
-    """of the update; several ask for rules that need less tuning, of a schedule the best counts; none: 1, or 0.3, 1 and 3 of a schedule"""
+    """of the update; several ask for rules that need less tuning; none: 1, or 0.3, 1 and 3 of a schedule"""
+    best_rate: bool = False
+    """of several factors the best on each task counts, not the mean: a rule is judged as one that will be tuned; always so of a schedule"""
     hurdle: float = math.inf
     """fitness above which an evaluation is stopped between its runs; inf: none"""
     in_flight: int = 8
@@ -141,6 +143,8 @@ class SearchConfig:
             raise ConfigError(f"learning_rate_factors must be numbers above 0, got {factors}")
         if len(set(factors)) != len(factors):
             raise ConfigError(f"learning_rate_factors must differ, got {factors}")
+        if self.best_rate and (len(self.resolved().learning_rate_factors) < 2 or self.hurdle < math.inf or self.racing.enabled):
+            raise ConfigError("best_rate needs two or more learning_rate_factors, and neither hurdle nor racing can be used with it")
         if math.isnan(self.hurdle):
             raise ConfigError("hurdle must be a number or inf, got nan")
         if self.seeds_per_task * self.replicates > _SEEDS_OF_A_RUN:
@@ -175,6 +179,7 @@ class SearchConfig:
             initial=self.initial or ("linear" if scheduled else "adamw"),
             schedule=self.schedule or ("linear" if self.kind == "update" else "constant"),
             learning_rate_factors=self.learning_rate_factors or ((0.3, 1.0, 3.0) if scheduled else (1.0,)),
+            best_rate=self.best_rate or (scheduled and len(self.learning_rate_factors) != 1),
             language="extended" if self.kind == "joint" else self.language,
         )
 

@@ -37,13 +37,15 @@ CHANGED = SearchConfig(
     racing=RacingConfig(True, 300, 0.2, 3.0),
     selection=SelectionConfig(levels=(LevelConfig("B", ("logistic",)),)),
 )
+BEST_RATE = SearchConfig(learning_rate_factors=(0.1, 1.0), best_rate=True)  # with no hurdle and no racing
 
 
 def test_toml_round_trip(tmp_path):
     default = SearchConfig()
     for field in dataclasses.fields(SearchConfig):
-        assert getattr(CHANGED, field.name) != getattr(default, field.name), f"{field.name} is not tried"
-    for config in (default, CHANGED):
+        tried = BEST_RATE if field.name == "best_rate" else CHANGED
+        assert getattr(tried, field.name) != getattr(default, field.name), f"{field.name} is not tried"
+    for config in (default, CHANGED, BEST_RATE):
         path = tmp_path / "config.toml"
         path.write_text(tomli_w.dumps(to_dict(config)))
         assert load(path) == config
@@ -73,6 +75,9 @@ BAD = {
     "a list of texts for numbers": ("learning_rate_factors = [1.0, '3']", ["learning_rate_factors[1]", "float", "'3'"]),
     "a factor of zero": ("learning_rate_factors = [0.0]", ["learning_rate_factors", "above 0"]),
     "a factor twice": ("learning_rate_factors = [1.0, 1]", ["learning_rate_factors", "differ"]),
+    "the best of one rate": ("best_rate = true", ["best_rate", "two or more learning_rate_factors"]),
+    "the best rate and a hurdle": ("best_rate = true\nlearning_rate_factors = [1, 3]\nhurdle = 2.0", ["best_rate", "hurdle"]),
+    "the best rate and racing": ("best_rate = true\nlearning_rate_factors = [1, 3]\n[racing]\nenabled = true", ["best_rate", "racing"]),
     "a hurdle that is no number": ("hurdle = nan", ["hurdle", "nan"]),
     "blocks that meet the finalists'": ("replicates = 100\nseeds_per_task = 5", ["replicates", "at most 400", "5 x 100"]),
     "islands beyond members": ("[evolution]\nislands = 300", ["islands", "200", "300"]),

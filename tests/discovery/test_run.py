@@ -74,6 +74,19 @@ def test_the_extended_language(small_config, tmp_path):
         assert ledger.outcomes()[canonical_hash(load_program("muon"))][0] == "ok"
 
 
+def test_the_best_rate_counts_where_it_is_asked_for(small_config, tmp_path):
+    """At a hundredth of its rate AdamW is worse: a mean of two rates shows it, and the best of them does not."""
+
+    def fitness(name, factors, best_rate):
+        config = dataclasses.replace(small_config, budget="1", learning_rate_factors=factors, best_rate=best_rate)
+        with Ledger.open(search(config, tmp_path / name, workers=1).folder / "ledger.sqlite") as ledger:
+            return ledger.outcomes()[canonical_hash(load_program("adamw"))][1][0]
+
+    alone = fitness("alone", (1.0,), False)
+    assert fitness("best", (0.01, 1.0), True) == alone
+    assert fitness("mean", (0.01, 1.0), False) > alone + 0.1
+
+
 def test_random_search_draws_from_the_initial_program_alone(small_config, tmp_path):
     run = search(dataclasses.replace(small_config, strategy="random_search", budget="10"), tmp_path / "run", workers=1)
     with Ledger.open(run.folder / "ledger.sqlite") as ledger:
