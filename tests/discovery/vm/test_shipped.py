@@ -6,6 +6,7 @@ recorded gradients keep away from that.
 """
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -164,24 +165,33 @@ def test_table_is_complete():
     assert all(row.counterpart or row.numpy for row in TABLE.values())
 
 
-def _run(transformation, gradient_fn):
-    """Updates and parameters after each of 100 steps."""
+@partial(jax.jit, static_argnums=(0, 1))
+def _trajectory(make, gradient_fn, code, params):
+    transformation = make(code)
 
-    @jax.jit
-    def run(params):
-        def step(carry, t):
-            params, state = carry
-            updates, state = transformation.update(gradient_fn(params, t), state, params)
-            params = optax.apply_updates(params, updates)
-            return (params, state), (updates, params)
+    def step(carry, t):
+        params, state = carry
+        updates, state = transformation.update(gradient_fn(params, t), state, params)
+        params = optax.apply_updates(params, updates)
+        return (params, state), (updates, params)
 
-        return jax.lax.scan(step, (params, transformation.init(params)), jnp.arange(STEPS))[1]
-
-    return jax.tree.map(np.asarray, run(jax.tree.map(jnp.asarray, START)))
+    return jax.lax.scan(step, (params, transformation.init(params)), jnp.arange(STEPS))[1]
 
 
-def _run_numpy(rule, gradient_fn):
+def _run(make, gradient_fn, code=None):
+    """Updates and parameters after each of 100 steps with what `make` makes of the code."""
+    return jax.tree.map(np.asarray, _trajectory(make, gradient_fn, code, jax.tree.map(jnp.asarray, START)))
+
+
+@cache
+def _run_counterpart(name, gradient_fn):
+    return _run(lambda _: TABLE[name].counterpart(), gradient_fn)
+
+
+@cache
+def _run_numpy(name, gradient_fn):
     """The same in float64; the parameters are one vector, so that a global norm is one sum."""
+    rule = TABLE[name].numpy
     w, state = np.concatenate([v.ravel() for v in START.values()]).astype(np.float64), {}
     updates, params = [], []
     for t in range(STEPS):
@@ -209,16 +219,20 @@ def _quadratic(params, t):
     return {name: curvature[name] * (params[name] - np.float32(3.0)) for name in SHAPES}
 
 
-def _ours(form, name, load_module):
+MACHINES = {extended: partial(register_machine, extended=extended) for extended in (False, True)}  # each compiled once for all programs
+
+
+def _ours(form, name, load_module, gradient_fn):
     program = load(name)
-    extended = bool(extended_operations(program))
     if form == "machine":
-        return register_machine(assemble(program, Clock.create(LR), extended=extended), extended)
+        extended = bool(extended_operations(program))
+        return _run(MACHINES[extended], gradient_fn, assemble(program, Clock.create(LR), extended=extended))
     if form == "interpreted":
-        return as_transformation(program, _schedule(1.0), STEPS)
+        return _run(lambda _: as_transformation(program, _schedule(1.0), STEPS), gradient_fn)
     module, parts = load_module(to_optax(program, name), name), separate(program)
     extra = {"total_steps": STEPS} if "progress" in program.extra else {}
-    return getattr(module, name)(learning_rate=_schedule(parts.learning_rate if parts else 1.0), **extra)
+    rule = getattr(module, name)(learning_rate=_schedule(parts.learning_rate if parts else 1.0), **extra)
+    return _run(lambda _: rule, gradient_fn)
 
 
 def _rtol(name, form):
@@ -239,21 +253,21 @@ def _assert_close(ours, theirs, rtol):
 @pytest.mark.parametrize("form", ["machine", "interpreted", "exported"])
 @pytest.mark.parametrize("name", TABLE)
 def test_open_loop(name, form, load_module):
-    row, ours = TABLE[name], _run(_ours(form, name, load_module), _recorded)
+    row, ours = TABLE[name], _ours(form, name, load_module, _recorded)
     if row.numpy:
-        _assert_close(ours, _run_numpy(row.numpy, _recorded), _rtol(name, form))
+        _assert_close(ours, _run_numpy(name, _recorded), _rtol(name, form))
     if row.counterpart:
-        _assert_close(ours, _run(row.counterpart(), _recorded), row.rtol)
+        _assert_close(ours, _run_counterpart(name, _recorded), row.rtol)
 
 
 @pytest.mark.parametrize("form", ["machine", "interpreted", "exported"])
 @pytest.mark.parametrize("name", [name for name, row in TABLE.items() if row.smooth])
 def test_closed_loop(name, form, load_module):
-    row, (_, ours) = TABLE[name], _run(_ours(form, name, load_module), _quadratic)
+    row, (_, ours) = TABLE[name], _ours(form, name, load_module, _quadratic)
     # The parameters only: near a minimum an update is a difference of nearly equal numbers.
     if row.numpy:
-        _assert_close([ours], [_run_numpy(row.numpy, _quadratic)[1]], _rtol(name, form))
+        _assert_close([ours], [_run_numpy(name, _quadratic)[1]], _rtol(name, form))
     if row.counterpart:
-        _assert_close([ours], [_run(row.counterpart(), _quadratic)[1]], row.rtol)
+        _assert_close([ours], [_run_counterpart(name, _quadratic)[1]], row.rtol)
     moved = max(np.abs(ours[leaf][-1] - START[leaf]).max() for leaf in SHAPES)
     assert moved > 0.01
