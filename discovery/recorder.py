@@ -8,7 +8,7 @@ from typing import Any
 
 from ..tasks import registry as tasks
 from . import failpoints
-from .evaluate import Outcome, Result
+from .evaluate import Outcome, Result, Status
 from .evaluate.identity import digest_of
 from .language import operations, prune, to_text
 from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LevelRow, OutcomeRow, ProgramRow, Step, ToldRow
@@ -17,6 +17,12 @@ from .search import Candidate
 COMMIT_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
+
+RATES = "or several learning_rate_factors with best_rate"
+LOST_START = {  # what can be done where the initial program is no start; whether it was stopped
+    False: f"evolution starts from a failure; give it a lower learning rate, {RATES}",
+    True: f"evolution starts from what the hurdle or racing rules out; give it a better learning rate, {RATES}, or a higher hurdle",
+}
 
 
 class Recorder:
@@ -62,6 +68,8 @@ class Recorder:
 
     def told(self, birth: int, order: int, result: Outcome, cached: bool) -> None:
         self._append("told", ToldRow(birth, order, result.fitness, str(result.status), cached))
+        if birth == 0 and result.status is not Status.OK:
+            self._warn("initial", f"the initial program itself ends as {result.status}: {LOST_START[result.status is Status.STOPPED]}")
 
     def placed(self, row: LevelRow) -> None:
         self._append("levels", row)
@@ -92,5 +100,8 @@ class Recorder:
     def _note_another(self, first: Mapping[str, str], now: Mapping[str, str]) -> None:
         changes = [f"{key} {first.get(key)} -> {now.get(key)}" for key in sorted({*first, *now}) if first.get(key) != now.get(key)]
         message = f"results come from elsewhere than the run's first ({', '.join(changes)}): from here on its digest may be another"
-        self.event("identity", message)
+        self._warn("identity", message)
+
+    def _warn(self, kind: str, message: str) -> None:
+        self.event(kind, message)
         _log.warning("%s", message)

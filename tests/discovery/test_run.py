@@ -87,6 +87,15 @@ def test_the_best_rate_counts_where_it_is_asked_for(small_config, tmp_path):
     assert fitness("mean", (0.01, 1.0), False) > alone + 0.1
 
 
+def test_a_start_that_is_lost_is_said(small_config, tmp_path, caplog):
+    config = dataclasses.replace(small_config, budget="3", learning_rate_factors=(1e6,))
+    run = search(config, tmp_path / "run", workers=1)
+    message = "the initial program itself ends as nonfinite: "
+    assert [record.getMessage().startswith(message) for record in caplog.records] == [True]
+    with Ledger.open(run.folder / "ledger.sqlite") as ledger:
+        assert [event.message.startswith(message) for event in ledger.events() if event.kind == "initial"] == [True]
+
+
 def test_random_search_draws_from_the_initial_program_alone(small_config, tmp_path):
     run = search(dataclasses.replace(small_config, strategy="random_search", budget="10"), tmp_path / "run", workers=1)
     with Ledger.open(run.folder / "ledger.sqlite") as ledger:
