@@ -176,3 +176,23 @@ def test_bad_input_is_one_line(stepsmith, tmp_path, arguments, words):
 def test_bad_rank(stepsmith, finished_run):
     code, _, err = stepsmith(finished_run.folder, "--rank", 99)
     assert code == 2 and "rank 99" in err and err.count("\n") == 1
+
+
+def test_a_state_that_stays_at_zero_goes_even_where_no_statement_does():
+    text = """def train(w, g, m, v, lr):
+    m = interp(g, m, 0.5429156800384832)
+    blend = interp(v, m, 0.6796527003407657)
+    t6 = log1p(-0.07654868536152627)
+    t2 = orthogonalize(blend)
+    t3 = num_rows()
+    t4 = sqrt(t3)
+    matrix = t2 * t4
+    x2 = orthogonalize(t6)
+    t6 = on_matrices(matrix, x2)
+    t7 = lr * 0.02
+    update = t6 * t7
+    return update, m, v"""
+    program = parse(text)
+    short = exact(program)
+    assert (len(short.statements), len(short.states)) == (len(program.statements), 1)
+    assert canonical_hash(short) == canonical_hash(program)
