@@ -1,5 +1,6 @@
 """The bridge from our tasks to schedules that are found while a model trains: `schedules.autolrs` wants a loop that can go back."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,7 +61,9 @@ class TaskLoop:
             raise LoopError(f"{name}: its batches come from the host, and AutoLRS needs to go back to earlier ones; give a schedule")
         self._task, self._data = task, load_on_device(task) if data is None else data
 
-        def advance(data: Data, carry: TrainState, rate: Array, length: Array, zero: Array, fall: Array) -> tuple[TrainState, Array]:
+        def advance(
+            data: Data, carry: TrainState, rate: Array, length: Array, zero: Array, fall: Array
+        ) -> tuple[TrainState, Array]:
             def step(index: Array, loop: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
                 fallen = rate * jnp.clip((zero - index) / fall, 0.0, 1.0)
                 carry, losses, _ = take_steps(task, create(lambda step: fallen), data, loop[0], 1)
@@ -114,10 +117,12 @@ class TaskLoop:
 
     def loop(self, batched: bool = False) -> Loop:
         """The callables for `schedules.autolrs.controller`; with `batched` candidates are run side by side."""
-        together = (self.run_candidates, self.cool_candidates) if batched else ()
-        return Loop(self.snapshot, self.restore, self.run, self.evaluate, *together)
+        one_by_one = Loop(self.snapshot, self.restore, self.run, self.evaluate)
+        if not batched:
+            return one_by_one
+        return dataclasses.replace(one_by_one, run_candidates=self.run_candidates, cool_candidates=self.cool_candidates)
 
-    def _batch(self, rates: Sequence[float], steps: int, zero: Array, fall: Array) -> tuple[TrainState, np.ndarray]:
+    def _batch(self, rates: Sequence[float], steps: int, zero: np.float32, fall: np.float32) -> tuple[TrainState, np.ndarray]:
         """Vmapped runs from where training stands, [rates] ahead of each leaf, and their losses [rates, steps]."""
         several = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(rates)), self.train_state)
         rows = []
