@@ -179,7 +179,6 @@ class SearchConfig:
             initial=self.initial or ("linear" if scheduled else "adamw"),
             schedule=self.schedule or ("linear" if self.kind == "update" else "constant"),
             learning_rate_factors=self.learning_rate_factors or ((0.3, 1.0, 3.0) if scheduled else (1.0,)),
-            best_rate=self.best_rate or (scheduled and len(self.learning_rate_factors) != 1),
             language="extended" if self.kind == "joint" else self.language,
         )
 

@@ -18,11 +18,10 @@ COMMIT_SECONDS = 0.5
 
 _log = logging.getLogger(__name__)
 
-RATES = "or several learning_rate_factors with best_rate"
-LOST_START = {  # what can be done where the initial program is no start; whether it was stopped
-    False: f"evolution starts from a failure; give it a lower learning rate, {RATES}",
-    True: f"evolution starts from what the hurdle or racing rules out; give it a better learning rate, {RATES}, or a higher hurdle",
-}
+LOST_START = (
+    "evolution has no start that it could improve on; give it another learning rate, several learning_rate_factors with best_rate, or a "
+    "higher hurdle where it was stopped"
+)
 
 
 class Recorder:
@@ -69,7 +68,7 @@ class Recorder:
     def told(self, birth: int, order: int, result: Outcome, cached: bool) -> None:
         self._append("told", ToldRow(birth, order, result.fitness, str(result.status), cached))
         if birth == 0 and result.status is not Status.OK:
-            self._warn("initial", f"the initial program itself ends as {result.status}: {LOST_START[result.status is Status.STOPPED]}")
+            self._warn("initial", f"the initial program itself ends as {result.status}: {LOST_START}")
 
     def placed(self, row: LevelRow) -> None:
         self._append("levels", row)

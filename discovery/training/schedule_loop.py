@@ -61,9 +61,7 @@ class TaskLoop:
             raise LoopError(f"{name}: its batches come from the host, and AutoLRS needs to go back to earlier ones; give a schedule")
         self._task, self._data = task, load_on_device(task) if data is None else data
 
-        def advance(
-            data: Data, carry: TrainState, rate: Array, length: Array, zero: Array, fall: Array
-        ) -> tuple[TrainState, Array]:
+        def advance(data: Data, carry: TrainState, rate: Array, length: Array, zero: Array, fall: Array) -> tuple[TrainState, Array]:
             def step(index: Array, loop: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
                 fallen = rate * jnp.clip((zero - index) / fall, 0.0, 1.0)
                 carry, losses, _ = take_steps(task, create(lambda step: fallen), data, loop[0], 1)
