@@ -143,8 +143,8 @@ class SearchConfig:
             raise ConfigError(f"learning_rate_factors must be numbers above 0, got {factors}")
         if len(set(factors)) != len(factors):
             raise ConfigError(f"learning_rate_factors must differ, got {factors}")
-        if self.best_rate and (len(self.resolved().learning_rate_factors) < 2 or self.hurdle < math.inf or self.racing.enabled):
-            raise ConfigError("best_rate needs two or more learning_rate_factors, and neither hurdle nor racing can be used with it")
+        if self.best_rate and len(self.resolved().learning_rate_factors) < 2:
+            raise ConfigError("best_rate needs two or more learning_rate_factors")
         if math.isnan(self.hurdle):
             raise ConfigError("hurdle must be a number or inf, got nan")
         if self.seeds_per_task * self.replicates > _SEEDS_OF_A_RUN:
@@ -164,8 +164,8 @@ class SearchConfig:
     def _check_kind(self) -> None:
         if self.kind != "update" and self.schedule not in ("", "constant"):
             raise ConfigError(f"kind {self.kind}: the programs hold the schedule, so schedule must be constant, got {self.schedule}")
-        if self.kind == "schedule" and (self.language != "paper" or self.hurdle < math.inf or self.racing.enabled):
-            raise ConfigError("kind schedule: language must be paper, and neither hurdle nor racing can be used")
+        if self.kind == "schedule" and self.language != "paper":
+            raise ConfigError("kind schedule: language must be paper")
 
     def resolved(self) -> "SearchConfig":
         """The config with what depends on its kind filled in.

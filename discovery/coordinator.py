@@ -165,7 +165,7 @@ class Coordinator:
         self._block_of: dict[int, int | None] = {birth.index: birth.block for birth in waiting}  # of the queue
         self._blocks = Blocks(self._config.replicates, state.get("blocks", {}))
         self._partial: dict[str, Outcome] = {}  # of programs that are being evaluated on further blocks, on those so far
-        self._race = Race(self._config.racing, state.get("racing", {}))
+        self._race = Race(self._config.racing, state.get("racing", {}), self._best_factor)
         for candidate in self._queue:
             self._submit(candidate)
 

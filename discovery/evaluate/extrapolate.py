@@ -122,21 +122,42 @@ class Calibration(NamedTuple):
     runs: tuple[tuple[str, float, float, tuple[float, ...]], ...]  # task, factor, final log loss, log losses at the checkpoints
 
 
-def limits(programs: Sequence[Calibration], config: RacingConfig) -> Limits:
+def limits(programs: Sequence[Calibration], config: RacingConfig, best_factor: bool = False) -> Limits:
     """The limits that a calibration gives.
 
     What is needed of a run is what the worst run of a program among the best `keep` came to on that task with that learning-rate
-    factor: a program may be bad at one task and good all the same.
+    factor: a program may be bad at one task and good all the same. Where only the best factor of a program counts, what is needed with
+    any factor is what the worst of those programs came to with its best.
     """
     fitness = [program.fitness for program in programs if program.fitness is not None]
     if not fitness:
         return ()
     good_enough = float(np.quantile(fitness, config.keep))
     useful = [program for program in programs if program.fitness is not None and program.fitness <= good_enough]
-    needed: dict[tuple[str, float], float] = {}
-    for task, factor, final, _ in _runs(useful):
-        needed[task, factor] = max(final, needed.get((task, factor), -math.inf))
+    worst: dict[tuple[str, float], list[float]] = {}  # of each useful program
+    for program in useful:
+        for at, finals in _counting(program, best_factor).items():
+            worst.setdefault(at, []).append(max(finals))
+    needed = {at: max(finals) for at, finals in worst.items()}
+    if best_factor:
+        of_task = {task: max(final for (name, _), final in needed.items() if name == task) for task, _ in needed}
+        needed = {(task, factor): of_task[task] for task, factor, *_ in _runs(programs) if task in of_task}
     return tuple((task, factor, _limits(programs, task, factor, final, config.confidence)) for (task, factor), final in needed.items())
+
+
+def _counting(program: Calibration, best_factor: bool) -> dict[tuple[str, float], list[float]]:
+    """Task and factor -> final log losses, with the factors that count: all, or on each task the best of those that failed least."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for task, factor, final, _ in program.runs:
+        found.setdefault((task, factor), []).append(final)
+    if not best_factor:
+        return found
+    best: dict[str, tuple[str, float]] = {}
+    for at, finals in found.items():
+        known = found.get(best.get(at[0], at), finals)
+        if (-len(finals), math.fsum(finals)) <= (-len(known), math.fsum(known)):
+            best[at[0]] = at
+    return {at: found[at] for at in best.values()}
 
 
 def _limits(programs: Sequence[Calibration], task: str, factor: float, needed: float, confidence: float) -> tuple[float | None, ...]:
@@ -158,10 +179,11 @@ class Race:
     Args:
         config: of the racing.
         state: what `to_json` gave; empty for a new run.
+        best_factor: whether of a program's learning-rate factors only the best counts.
     """
 
-    def __init__(self, config: RacingConfig, state: Mapping[str, Any]):
-        self._config = config
+    def __init__(self, config: RacingConfig, state: Mapping[str, Any], best_factor: bool = False):
+        self._config, self._best_factor = config, best_factor
         rows = state.get("programs", ())
         self._programs = [Calibration(birth, fitness, tuple((*run[:3], tuple(run[3])) for run in runs)) for birth, fitness, runs in rows]
         self._seen = {program.birth for program in self._programs}
@@ -190,7 +212,7 @@ class Race:
         self._programs.append(Calibration(birth, fitness if math.isfinite(fitness) else None, runs))
         if len(self._programs) < self._config.calibration:
             return False
-        self._limits, self._from_birth, self._programs = limits(self._programs, self._config), next_birth, []
+        self._limits, self._from_birth, self._programs = limits(self._programs, self._config, self._best_factor), next_birth, []
         return True
 
     def to_json(self) -> dict[str, Any]:

@@ -111,24 +111,22 @@ def outcome(
 
     Returns:
         The outcome; a failure on any task fails the program with the status of the first. Where the best factor counts, a task
-        fails only if no factor is without a failure.
+        fails only if no factor is without a failure, and the first failure there is named.
 
     >>> runs = [Evaluation("a", 0, 1.0, Status.OK, 0.1, 200, 0.01), Evaluation("a", 1, 1.0, Status.OK, 0.1, 200, 0.01)]
     >>> round(outcome(runs, {"a": Yardstick(math.log(0.2), 0.5)}).fitness, 4)
     -1.3863
     """
-    failed = next((evaluation.status for evaluation in evaluations if evaluation.status is not Status.OK), None)
-    if best_factor:
-        kept = _at_best_factors(evaluations)
-        return Outcome(Status.OK, (mean_score(kept, yardsticks),)) if kept else Outcome(failed or Status.STOPPED)
-    if failed is not None:
-        return Outcome(failed)
-    if runs is not None and len(evaluations) < runs:
+    kept = at_best_factors(evaluations) if best_factor else evaluations
+    failures = [run.status for run in evaluations if run.status is not Status.OK and (not best_factor or run.task == evaluations[-1].task)]
+    if failures and not (best_factor and kept):
+        return Outcome(failures[0])
+    if not kept or (runs is not None and len(evaluations) < runs):
         return Outcome(Status.STOPPED)
-    return Outcome(Status.OK, (mean_score(evaluations, yardsticks),))
+    return Outcome(Status.OK, (mean_score(kept, yardsticks),))
 
 
-def _at_best_factors(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+def at_best_factors(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
     """Of each task the runs with the factor whose mean log loss is lowest; none at all where a task fails with every factor."""
     found: dict[str, dict[float, list[Evaluation]]] = {}
     for run in evaluations:

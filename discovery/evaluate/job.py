@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from ..language.program import Program
-from .fitness import Evaluation, Status, Yardstick, mean_score
+from .fitness import Evaluation, Status, Yardstick, at_best_factors, mean_score
 from .protocol import Job
 from .training_run import Prepared, evaluate
 
@@ -43,6 +43,7 @@ def in_order(
                     return done
             if failed and all(run.status is not Status.OK for run in done[-len(job.learning_rate_factors) :]):
                 return done
-            if job.hurdle is not None and mean_score(done, yardsticks) > job.hurdle:
+            counting = at_best_factors(done) if job.best_factor else done
+            if job.hurdle is not None and (not counting or mean_score(counting, yardsticks) > job.hurdle):
                 return done
     return done

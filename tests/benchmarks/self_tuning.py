@@ -1,6 +1,6 @@
 """Learning rates that tune themselves, from a good first rate and from one 30 times too small or too large.
 
-    python tests/benchmarks/self_tuning.py [--steps 200] [--seeds 5]
+    python tests/benchmarks/self_tuning.py [--steps 200] [--seeds 5] [--directions sgd adam]
 
 On digits_mlp, with SGD and with Adam: the validation loss at the end, median of the seeds, of the best constant rate of a grid, of linear
 decay from its best, and of self-tuning and hypergradient descent that start at the best constant rate times a factor. The rate at the end
@@ -56,8 +56,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--directions", nargs="+", choices=DIRECTIONS, default=list(DIRECTIONS))
     given = parser.parse_args()
-    for name, (direction, centre) in DIRECTIONS.items():
+    for name in given.directions:
+        direction, centre = DIRECTIONS[name]
 
         def constant(rate, direction=direction):
             return optax.chain(direction(), optax.scale(-rate))

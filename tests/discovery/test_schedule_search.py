@@ -132,7 +132,7 @@ REFUSED = {
         "a search of kind schedule cannot start from; shipped are cosine, linear, rex",
     ),
     "a schedule under schedules": ({"schedule": "cosine"}, "schedule must be constant"),
-    "a hurdle": ({"hurdle": 1.0}, "neither hurdle nor racing"),
+    "a language of rules": ({"language": "extended"}, "language must be paper"),
     "a schedule as the rule": ({"rule": "rex"}, "'rex' is no update rule"),
     "a schedule where a rule is searched": ({"kind": "update", "initial": "rex"}, "set kind to schedule"),
 }

@@ -268,10 +268,12 @@ def test_jobs_together_answer_as_alone(small, compacted):
         Job(3, RULES[1].to_json(), (3,), (0.1, 1.0, 1e6), best_factor=True),
         Job(4, DIVERGES.to_json(), (3, 4), (0.1, 1.0), best_factor=True),
         Job(5, RULES[1].to_json(), (5,), curves=True),
+        Job(6, RULES[1].to_json(), (3, 4), (0.1, 1.0), best_factor=True, hurdle=-5.0),
+        Job(7, RULES[1].to_json(), (3, 4), (0.1, 1.0), best_factor=True, hurdle=5.0),
     ]
     prepared = {"digits_mlp": small}
     expected = [evaluate_all(prepared, yardsticks, job) for job in jobs]
-    assert [len(each) for each in expected[:4]] == [4, 1, 1, 3]
+    assert [len(expected[job]) for job in (0, 1, 2, 3, 6, 7)] == [4, 1, 1, 3, 2, 4]
     for found, alone in zip(evaluate_together({"digits_mlp": compacted}, yardsticks, jobs), expected, strict=True):
         _same(found, alone)
 

@@ -142,6 +142,22 @@ def test_what_a_run_needs_is_what_the_worst_run_of_a_good_program_came_to():
         assert row == pytest.approx([share * worst for share in CHECKPOINTS], abs=1e-6)
 
 
+def test_where_the_best_factor_counts_every_factor_needs_what_the_best_came_to():
+    """Programs that need different rates: at the rate that a good one does not need it may be as bad as it likes."""
+    random, rows, best = Random(3), [], []
+    for birth in range(100):
+        finals = {factor: random.uniform(-3, 1) for factor in (0.1, 1.0)}
+        finals[(0.1, 1.0)[birth % 2]] += 2.0
+        runs = tuple(("a", factor, final, tuple(share * final for share in CHECKPOINTS)) for factor, final in finals.items())
+        failed_once = ("a", 10.0, -9.0, (-9.0,) * len(CHECKPOINTS))  # the other run with this factor is not among those that ended well
+        rows.append(Calibration(birth, min(finals.values()), runs * 2 + (failed_once,)))
+        best.append(min(finals.values()))
+    found = limits(rows, RacingConfig(True, keep=0.5, confidence=0.0), best_factor=True)
+    assert [(task, factor) for task, factor, _ in found] == [("a", 0.1), ("a", 1.0), ("a", 10.0)]
+    for *_, row in found[:2]:
+        assert row == pytest.approx([share * sorted(best)[49] for share in CHECKPOINTS], abs=1e-6)
+
+
 @pytest.mark.parametrize("rows", [[], [Calibration(0, None, ())] * 30], ids=["nothing", "failures"])
 def test_without_a_good_program_there_are_no_limits(rows):
     assert limits(rows, ON) == ()

@@ -62,6 +62,18 @@ def test_learning_rate_factors_are_averaged():
     assert outcome(runs, ONE, runs=2).fitness == pytest.approx(0.0, abs=1e-12)
 
 
+def test_the_best_learning_rate_factor_counts_where_it_is_asked_for():
+    def at(factor, loss, task="a", status=Status.OK, seed=0):
+        return Evaluation(task, seed, factor, status, loss, 200, 0.01)
+
+    runs = [at(0.1, 0.2), at(1.0, 0.1), at(0.1, 0.2, seed=1), at(1.0, 0.3, seed=1), at(10.0, None, status=Status.DIVERGED)]
+    better = outcome(runs, ONE, 5, best_factor=True)  # the geometric mean of 0.1 and 0.3 is 0.173
+    assert better.status is Status.OK and better.fitness == pytest.approx(math.log(math.sqrt(0.03) / 0.2) / 0.5)
+    assert outcome(runs, ONE, 9, best_factor=True) == Outcome(Status.STOPPED)  # at a hurdle, the next task was not tried
+    stopped = [at(factor, None, "b", status) for factor, status in ((0.1, Status.STOPPED), (1.0, Status.NONFINITE))]
+    assert outcome(runs + stopped, TWO, 9, best_factor=True) == Outcome(Status.STOPPED)  # on that task
+
+
 def test_fewer_runs_than_asked_for_are_a_stop():
     assert outcome([ran("a", 0.1)], ONE, runs=2) == Outcome(Status.STOPPED)
     assert outcome([ran("a", None, Status.DIVERGED)], ONE, runs=2) == Outcome(Status.DIVERGED)
