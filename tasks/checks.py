@@ -140,7 +140,8 @@ def _gradients(subject: _Subject) -> Iterator[str]:
     """loss() is one finite number with finite gradients, and hands on a state of the same shape"""
     params, state = subject.start()
     batch = subject.batch(jax.random.key(0))
-    (loss, new_state), gradients = jax.value_and_grad(subject.task.loss, has_aux=True)(params, state, batch, jax.random.key(1))
+    measure = jax.jit(jax.value_and_grad(subject.task.loss, has_aux=True))  # one compilation: op by op there would be hundreds
+    (loss, new_state), gradients = measure(params, state, batch, jax.random.key(1))
     if not bool(jnp.isfinite(loss)):
         yield f"the loss of fresh parameters is {float(loss)}"
     if float(loss) > subject.task.loss_threshold:
@@ -157,11 +158,12 @@ def _gradients(subject: _Subject) -> Iterator[str]:
 def _metrics(subject: _Subject) -> Iterator[str]:
     """metric() gives 'loss' and other finite single numbers on the fixed examples of every split"""
     params, state = subject.start()
+    metric = jax.jit(subject.task.metric)
     for split in SPLITS[1:] if isinstance(subject.task, HostFed) else SPLITS:
         examples = subject.task.examples(subject.data, split)
         if not _same(examples, subject.task.examples(subject.data, split)):
             yield f"the examples of {split} change between two calls"
-        found = subject.task.metric(params, state, examples)
+        found = metric(params, state, examples)
         if "loss" not in found:
             yield f"on {split} it has no 'loss', got {sorted(found)}"
         for name, value in found.items():
