@@ -17,6 +17,8 @@ from ..language.ops import OPS, Kind, Shape
 from ..language.program import Argument, Program, Statement
 from ..language.types import infer
 
+LOSS = "value"  # what optax calls the loss that `update` is told
+
 _DOT = """def _dot(a, b):
     return sum(jnp.sum(x * y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))"""
 _CLIP = """def _clip_factor(x, bound):
@@ -36,6 +38,7 @@ class Body:
     uses_lr: bool
     uses_count: bool
     uses_total_steps: bool
+    uses_loss: bool
 
 
 @dataclass
@@ -60,14 +63,16 @@ class _Emitter:
     def statement(self, statement: Statement, kind: Kind) -> None:
         op, args = OPS[statement.op], [self._resolve(a) for a in statement.args]
         self.kinds[statement.target] = kind
-        if kind is Kind.SCALAR and op.shape is not Shape.GLOBAL and all(isinstance(a, float) for a in args):
+        if kind is Kind.SCALAR and op.shape not in (Shape.GLOBAL, Shape.OBSERVED) and all(isinstance(a, float) for a in args):
             assert op.fn is not None
             with np.errstate(all="ignore"):
                 value = float(op.fn(np, *(np.float64(a) for a in args)))
             if math.isfinite(value):
                 self.constants[statement.target] = value
                 return
-        if op.shape is Shape.GLOBAL:
+        if op.shape is Shape.OBSERVED:
+            self._tree(statement.target, op.code, [LOSS])
+        elif op.shape is Shape.GLOBAL:
             self._tree(statement.target, op.code, [self._wide(a) for a in args])
         elif op.shape is Shape.CLIP:
             wide = self._wide(args[0])
@@ -214,6 +219,7 @@ def emit(program: Program, outputs: tuple[str, ...]) -> Body:
         uses_lr="lr" in reads,
         uses_count=bool(reads & {"step", "progress", "lr"}),
         uses_total_steps=bool(reads & {"progress", "budget"}),
+        uses_loss=LOSS in reads,
     )
 
 
@@ -223,6 +229,7 @@ def _emitted(program: Program, outputs: tuple[str, ...]) -> tuple[_Emitter, tupl
     for name in program.inputs:
         emitter.kinds[name] = Kind.ARRAY if name in ("w", "g", *program.states) else Kind.SCALAR
         emitter.stages[name] = 0
+    emitter.kinds[LOSS], emitter.stages[LOSS] = Kind.SCALAR, 0
     checked = Program((*program.statements, Statement("update", "copy", (outputs[0],))), program.states, program.extra)
     for statement, kind in zip(program.statements, infer(checked), strict=False):
         emitter.statement(statement, kind)

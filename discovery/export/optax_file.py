@@ -5,7 +5,7 @@ import re
 
 from ..language import matrices
 from ..language.program import Program, ProgramError, Statement
-from .emit import Body, default, emit
+from .emit import LOSS, Body, default, emit
 from .provenance import Provenance, docstring, program_lines
 from .separate import Separated, separate, unique_names
 
@@ -14,7 +14,10 @@ _GLOBALS = frozenset(
     [*("jax", "jnp", "optax", "NamedTuple", "_dot", "_clip_factor", "_as_matrix", *matrices.FUNCTIONS)]
     + [*("callable", "int", "sum", "range", "max", "zip", "ValueError")]
 )
-_LOCALS = frozenset(["state", "params", "updates", "results", "leaf", "learning_rate", "total_steps", "count", "init_fn", "update_fn"])
+_LOCALS = frozenset(
+    ["state", "params", "updates", "results", "leaf", "learning_rate", "total_steps", "count", "init_fn", "update_fn"]
+    + [LOSS, "extra_args"]
+)
 
 
 def to_optax(program: Program, name: str = "discovered", provenance: Provenance | None = None) -> str:
@@ -76,6 +79,8 @@ def _docstring(program: Program, name: str, parts: Separated | None, body: Body,
             "The learning rate or the weight decay cannot be separated from the rest of this rule, so it keeps its form:",
             "`learning_rate` is relative to the rate that the program holds (1: as found), and there is no `weight_decay` to set.",
         ]
+    if body.uses_loss:
+        lines.append("It reads the loss of the step's batch: update(grads, state, params, value=loss), which optax.chain hands on.")
     return docstring(f"{name}: an update rule", provenance, lines)
 
 
@@ -100,9 +105,15 @@ def _scale_by(name: str, parts: Separated | None, body: Body) -> str:
     keep = (["count=optax.safe_increment(state.count)"] if body.uses_count else []) + [
         f"{s}={output}" for s, output in zip(body.states, body.outputs[1:], strict=True)
     ]
-    lines = [f"def scale_by_{name}({', '.join(parameters)}) -> optax.GradientTransformation:", f'    """{what}"""', ""]
+    kind = "optax.GradientTransformation" + ("ExtraArgs" if body.uses_loss else "")
+    lines = [f"def scale_by_{name}({', '.join(parameters)}) -> {kind}:", f'    """{what}"""', ""]
     lines += ["    def init_fn(params):", f"        return {_class_name(name)}({', '.join(count + zeros)})", ""]
-    lines += ["    def update_fn(updates, state, params=None):"]
+    lines += [f"    def update_fn(updates, state, params=None{f', *, {LOSS}=None, **extra_args' if body.uses_loss else ''}):"]
+    if body.uses_loss:
+        lines += [
+            f"        if {LOSS} is None:",
+            f'            raise ValueError("{name} reads the loss: call update(updates, state, params, {LOSS}=loss)")',
+        ]
     if body.uses_w:
         lines += [
             "        if params is None:",
@@ -110,7 +121,7 @@ def _scale_by(name: str, parts: Separated | None, body: Body) -> str:
         ]
     lines += [f"        {line}".rstrip() for line in body.lines]
     lines += [f"        return {body.outputs[0]}, {_class_name(name)}({', '.join(keep)})", ""]
-    return "\n".join([*lines, "    return optax.GradientTransformation(init_fn, update_fn)"])
+    return "\n".join([*lines, f"    return {kind}(init_fn, update_fn)"])
 
 
 def _alias(name: str, parts: Separated | None, body: Body) -> str:

@@ -33,6 +33,8 @@ def to_pallas(program: Program, name: str = "discovered", provenance: Provenance
     parts = separate(renamed)
     unique, outputs = unique_names(parts.direction if parts else renamed)
     wide = [statement.op for statement in unique.statements if OPS[statement.op].shape not in _ELEMENTWISE]
+    if "batch_loss" in wide:
+        raise ProgramError("batch_loss is told to an optax update, and a kernel's step is not: use --as optax")
     if wide:
         raise ProgramError(f"{wide[0]} needs more than one element of an array at a time, which this kernel never sees: use --as optax")
     body = emit_elementwise(unique, outputs)

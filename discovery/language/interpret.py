@@ -23,7 +23,7 @@ class ProgramState(NamedTuple):
     states: tuple[optax.Updates, ...]
 
 
-def as_transformation(program: Program, schedule: optax.Schedule, total_steps: int) -> optax.GradientTransformation:
+def as_transformation(program: Program, schedule: optax.Schedule, total_steps: int) -> optax.GradientTransformationExtraArgs:
     """The program as an optax transformation, compiled afresh for each program.
 
     Args:
@@ -32,14 +32,17 @@ def as_transformation(program: Program, schedule: optax.Schedule, total_steps: i
         total_steps: the ``budget``, which ``progress`` counts towards.
 
     Returns:
-        A transformation whose updates are ``-update`` of the program.
+        A transformation whose updates are ``-update`` of the program. One that reads the loss is to be called with
+        ``update(gradients, state, params, value=loss)``.
     """
     kinds = infer(program)
 
     def init_fn(params: optax.Params) -> ProgramState:
         return ProgramState(jnp.zeros((), jnp.int32), tuple(jax.tree.map(jnp.zeros_like, params) for _ in program.states))
 
-    def update_fn(updates: optax.Updates, state: ProgramState, params: optax.Params | None = None) -> tuple[optax.Updates, ProgramState]:
+    def update_fn(
+        updates: optax.Updates, state: ProgramState, params: optax.Params | None = None, *, value: jax.Array | None = None, **_: Any
+    ) -> tuple[optax.Updates, ProgramState]:
         gradients, treedef = jax.tree.flatten(updates)
         values: dict[Any, Value] = {"w": jax.tree.leaves(params), "g": gradients, "lr": jnp.asarray(schedule(state.count), jnp.float32)}
         values |= {"step": state.count + 1.0, "progress": state.count / total_steps}
@@ -47,11 +50,18 @@ def as_transformation(program: Program, schedule: optax.Schedule, total_steps: i
         values |= {name: jax.tree.leaves(tree) for name, tree in zip(program.states, state.states, strict=True)}
         for statement, kind in zip(program.statements, kinds, strict=True):
             args = [values[a] if isinstance(a, str) else a for a in statement.args]
-            values[statement.target] = evaluate(statement.op, kind, args, gradients)
+            observed = OPS[statement.op].shape is Shape.OBSERVED
+            values[statement.target] = _told(statement.op, value) if observed else evaluate(statement.op, kind, args, gradients)
         update, *states = (jax.tree.unflatten(treedef, _widen(values[name], gradients)) for name in program.outputs)
         return jax.tree.map(jnp.negative, update), ProgramState(state.count + 1, tuple(states))
 
-    return optax.GradientTransformation(init_fn, update_fn)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)  # pyright: ignore[reportArgumentType]
+
+
+def _told(name: str, value: jax.Array | None) -> jax.Array:
+    if value is None:
+        raise ValueError(f"the rule reads {name}: call update(gradients, state, params, value=loss)")
+    return jnp.asarray(value, jnp.float32)
 
 
 def evaluate(name: str, kind: Kind, args: list[Value], like: Leaves) -> Value:

@@ -7,7 +7,7 @@ semantics follow the search space that its authors released: ``a / b`` is ``a / 
 logarithms act on the absolute value; ``power``, ``reciprocal``, ``cosine_sim`` and the arc functions are unprotected.
 
 Rows marked `extended` are not the paper's: they make the opt-in language in which rules for layers and matrices can be
-said (LAMB's kin, Adafactor, Muon); `matrices.py` holds their formulas.
+said (LAMB's kin, Adafactor, Muon), and rules whose rate follows the loss; `matrices.py` holds their formulas.
 
 Kinds of values and how they widen (the cast table is `JOIN`): a scalar is one number for the whole model, a leaf scalar
 one number per parameter array, an array a pytree shaped like the parameters.
@@ -34,6 +34,7 @@ class Shape(enum.Enum):
     """How an operation treats the kinds of its arguments."""
 
     CONSTANT = "constant"  # no argument, a scalar
+    OBSERVED = "observed"  # no argument, a scalar that the training loop tells at each step
     MAP = "map"  # elementwise: the result is as wide as the widest argument
     LEAF_CONSTANT = "leaf constant"  # no argument, a leaf scalar
     PER_ARRAY = "per array"  # arrays -> leaf scalar
@@ -188,6 +189,8 @@ _TABLE = (
     Op("on_matrices", 2, None, Shape.SELECT, extended=True, code="{0} if g.ndim == 2 else {1}"),
     Op("num_rows", 0, None, Shape.LEAF_CONSTANT, extended=True, code="num_rows(g)"),
     Op("num_columns", 0, None, Shape.LEAF_CONSTANT, extended=True, code="num_columns(g)"),
+    # The training loss of the step's batch, which optax calls the `value` of an update.
+    Op("batch_loss", 0, None, Shape.OBSERVED, extended=True, code="jnp.asarray({0}, jnp.float32)"),
 )
 
 OPS: dict[str, Op] = {op.name: op for op in _TABLE}

@@ -69,7 +69,7 @@ def _infer(op: str, args: tuple[Argument, ...], kinds: dict[str, Kind]) -> Kind:
         first = _kind(args[0], kinds)
         return first if len(args) == 1 else JOIN[first][_kind(args[1], kinds)]
     found = [_kind(argument, kinds) for argument in args]
-    if shape is Shape.CONSTANT or shape is Shape.GLOBAL:
+    if shape in (Shape.CONSTANT, Shape.GLOBAL, Shape.OBSERVED):
         return Kind.SCALAR
     if shape is Shape.PER_ARRAY or shape is Shape.LEAF_CONSTANT:
         return Kind.LEAF

@@ -62,7 +62,7 @@ OPCODES: dict[str, int] = {name: number for number, name in enumerate(ROWS_READ)
 Branch = Callable[[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def branches(shapes: tuple[tuple[int, ...], ...], extended: bool = False) -> list[Branch]:
+def branches(shapes: tuple[tuple[int, ...], ...], extended: bool = False, loss: jax.Array | float = math.nan) -> list[Branch]:
     """One function an opcode, ``(registers, a, b, s, t) -> row``, for parameter arrays of the given shapes.
 
     Operands are sliced inside the branch, so that a branch reads only what it uses; the caller writes the row.
@@ -70,10 +70,11 @@ def branches(shapes: tuple[tuple[int, ...], ...], extended: bool = False) -> lis
     Args:
         shapes: of the parameter arrays, in the order in which they lie in a row.
         extended: with the opcodes of the extended language, after all others.
+        loss: of the step, for `batch_loss`.
     """
     special = _reductions(tuple(math.prod(shape) for shape in shapes))
     if extended:
-        special |= _of_matrices(shapes)
+        special |= _of_matrices(shapes) | {"batch_loss": lambda r, a, b, s, t: jnp.full(r.shape[1:], loss, r.dtype)}
     names = [name for name in OPCODES if extended or name not in EXTENDED]
     return [special[name] if name in special else _elementwise(ELEMENTWISE[name], ROWS_READ[name]) for name in names]
 

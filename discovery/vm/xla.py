@@ -1,6 +1,7 @@
 """The register machine in plain XLA: any program as a run-time input of one compiled transformation."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ class RegisterMachineState(NamedTuple):
     count: Int[Array, ""]  # steps taken  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
-def register_machine(code: Bytecode, extended: bool = False) -> optax.GradientTransformation:
+def register_machine(code: Bytecode, extended: bool = False) -> optax.GradientTransformationExtraArgs:
     """The transformation that executes the given bytecode, one `lax.switch` an instruction.
 
     The form is what measured best on a CPU: the file is carried across steps, each leaf is written into its row by
@@ -32,7 +33,8 @@ def register_machine(code: Bytecode, extended: bool = False) -> optax.GradientTr
             must be what the program was assembled for.
 
     Returns:
-        A transformation over float32 parameters whose updates are ``-update`` of the program.
+        A transformation over float32 parameters whose updates are ``-update`` of the program. To one that is not told the loss, as in
+        ``update(gradients, state, params, value=loss)``, it is NaN.
     """
 
     def init_fn(params: optax.Params) -> RegisterMachineState:
@@ -40,12 +42,17 @@ def register_machine(code: Bytecode, extended: bool = False) -> optax.GradientTr
         return RegisterMachineState(jnp.zeros((NUM_ROWS, size), jnp.float32), jnp.zeros((), jnp.int32))
 
     def update_fn(
-        updates: optax.Updates, state: RegisterMachineState, params: optax.Params | None = None
+        updates: optax.Updates,
+        state: RegisterMachineState,
+        params: optax.Params | None = None,
+        *,
+        value: jax.Array | float = math.nan,
+        **_: Any,
     ) -> tuple[optax.Updates, RegisterMachineState]:
         gradients, treedef = jax.tree.flatten(updates)
         sizes = [leaf.size for leaf in gradients]
         offsets = [sum(sizes[:i]) for i in range(len(sizes))]
-        functions = branches(tuple(leaf.shape for leaf in gradients), extended)
+        functions = branches(tuple(leaf.shape for leaf in gradients), extended, value)
         registers = state.registers
         for w, g, offset in zip(jax.tree.leaves(params), gradients, offsets, strict=True):
             registers = lax.dynamic_update_slice(registers, w.reshape(1, -1), (W_ROW, offset))
@@ -57,7 +64,7 @@ def register_machine(code: Bytecode, extended: bool = False) -> optax.GradientTr
         ]
         return jax.tree.unflatten(treedef, steps), RegisterMachineState(registers, state.count + 1)
 
-    return optax.GradientTransformation(init_fn, update_fn)  # pyright: ignore[reportArgumentType]
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)  # pyright: ignore[reportArgumentType]
 
 
 def _execute(

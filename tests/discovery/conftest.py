@@ -21,6 +21,7 @@ from stepsmith.discovery.vm import Clock, assemble, register_machine
 
 STEPS = 10
 SHAPES = {"a": (2, 3), "b": (4,), "c": ()}
+LOSSES = 8 / (1 + np.arange(STEPS, dtype=np.float32))
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def interpret(record):
         state, rows = transformation.init(jax.tree.map(lambda x: x[0], params)), []
         for step in range(STEPS):
             g, w = jax.tree.map(lambda x, step=step: x[step] * (1 + nudge), gradients), jax.tree.map(lambda x, step=step: x[step], params)
-            updates, state = transformation.update(g, state, w)
+            updates, state = transformation.update(g, state, w, value=LOSSES[step])
             rows.append(_flat(updates))
         return np.asarray(rows)
 
@@ -123,10 +124,10 @@ def machine(record):
         transformation = register_machine(code, extended)
 
         def step(state, inputs):
-            updates, state = transformation.update(inputs[0], state, inputs[1])
+            updates, state = transformation.update(inputs[0], state, inputs[1], value=inputs[2])
             return state, updates
 
-        return jax.lax.scan(step, transformation.init(jax.tree.map(lambda x: x[0], params)), (gradients, params))[1]
+        return jax.lax.scan(step, transformation.init(jax.tree.map(lambda x: x[0], params)), (gradients, params, LOSSES))[1]
 
     def updates(program, factor=1.0):
         extended = bool(extended_operations(program))

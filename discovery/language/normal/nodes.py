@@ -157,7 +157,7 @@ def _kind(op: str, nodes: list[Node]) -> Kind:
     shape = OPS[op].shape if op in OPS else None
     if shape is Shape.MAP or op == "vanish":
         return max(node.kind for node in nodes)
-    if shape is Shape.GLOBAL or shape is Shape.CONSTANT:
+    if shape in (Shape.GLOBAL, Shape.CONSTANT, Shape.OBSERVED):
         return Kind.SCALAR
     if shape is Shape.INTERPOLATE:
         return max(node.kind for node in nodes[:2])

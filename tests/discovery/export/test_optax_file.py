@@ -35,6 +35,7 @@ SEPARATED = {
     "adafactor": (0.05, 0.0),
     "muon": (0.02, 0.0),
     "newton_schulz": (0.02, 0.0),
+    "polyak": (1.0, 0.0),
     "paper_regularizing": (0.0216, 0.0),
     "paper_adagrad_like": (0.0606, 0.0),
     "paper_adabelief_like": (0.03721, 0.0238),
@@ -64,10 +65,11 @@ def _program(*lines, signature="w, g, m, lr"):
 
 
 def _run(transformation, gradients, params):
+    transformation = optax.with_extra_args_support(transformation)
     state, rows = transformation.init(jax.tree.map(lambda x: x[0], params)), []
     for step in range(len(jax.tree.leaves(gradients)[0])):
         g, w = jax.tree.map(lambda x, step=step: x[step], (gradients, params))
-        updates, state = transformation.update(g, state, w)
+        updates, state = transformation.update(g, state, w, value=8 / (1 + step))  # as `interpret` does
         rows.append(np.concatenate([np.ravel(x) for x in jax.tree.leaves(updates)]))
     return np.asarray(rows)
 
@@ -93,8 +95,9 @@ def test_shipped_equal_the_interpreter(name, load_module):
     )
 
     def scan(transformation):
-        step = lambda state, x: transformation.update(x[0], state, x[1])[::-1]  # noqa: E731
-        return jax.lax.scan(step, transformation.init(jax.tree.map(lambda x: x[0], params)), (gradients, params))[1]
+        told = optax.with_extra_args_support(transformation)
+        step = lambda state, x: told.update(x[0], state, x[1], value=jnp.sum(x[0]["a"] ** 2))[::-1]  # noqa: E731
+        return jax.lax.scan(step, told.init(jax.tree.map(lambda x: x[0], params)), (gradients, params))[1]
 
     ours = jax.jit(lambda: scan(_make(load_module(to_optax(program, name), name), name, program, 100)))()
     theirs = jax.jit(lambda: scan(as_transformation(program, optax.linear_schedule(1.0, 0.0, 100), 100)))()
@@ -202,9 +205,9 @@ GRADS = jax.tree.map(lambda x: x * 0.5 + 0.25, PARAMS)
 
 
 def _step(transformation, params=PARAMS, grads=GRADS, steps=3):
-    state, update = transformation.init(params), jax.jit(transformation.update)
+    state, update = transformation.init(params), jax.jit(optax.with_extra_args_support(transformation).update)
     for _ in range(steps):
-        updates, state = update(grads, state, params)
+        updates, state = update(grads, state, params, value=0.5)
         params = optax.apply_updates(params, updates)
     return params
 
@@ -248,10 +251,10 @@ def test_all_false_mask_and_bfloat16(name, load_module):
     )
     _step(optax.masked(make(), jax.tree.map(lambda _: False, PARAMS)))
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), PARAMS)
-    transformation = make(learning_rate=optax.linear_schedule(0.1, 0.0, 10))
+    transformation = optax.with_extra_args_support(make(learning_rate=optax.linear_schedule(0.1, 0.0, 10)))
     state = transformation.init(half)
     for _ in range(2):
-        updates, new = transformation.update(jax.tree.map(lambda x: x * 0.5, half), state, half)
+        updates, new = transformation.update(jax.tree.map(lambda x: x * 0.5, half), state, half, value=jnp.asarray(0.5, jnp.bfloat16))
         assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
         assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
         state = new

@@ -29,7 +29,7 @@ def outputs_of():
         state, rows = transformation.init({name: x[0] for name, x in params.items()}), []
         for step in range(STEPS):
             g = {name: x[step] * (1 + nudge) for name, x in gradients.items()}
-            updates, state = transformation.update(g, state, {name: x[step] for name, x in params.items()})
+            updates, state = transformation.update(g, state, {name: x[step] for name, x in params.items()}, value=0.7 + step)
             rows.append(np.concatenate([np.ravel(updates["a"]), np.ravel(updates["b"])]))
         return np.asarray(rows)
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.discovery.export import to_optax
+from stepsmith.discovery.export import to_optax, to_pallas
 from stepsmith.discovery.language import OPS, ProgramError, as_transformation, load, matrices, parse
 from stepsmith.discovery.vm import Clock, assemble, register_machine
 
@@ -28,6 +28,7 @@ def _orthogonalized(x):
     return u * s @ vt
 
 
+LOSS = 0.375
 EXPECTED = {
     "mean(g)": lambda g, w: np.mean(_matrix(g)),
     "row_mean(g)": lambda g, w: np.repeat(_matrix(g).mean(1), _matrix(g).shape[1]),
@@ -37,6 +38,7 @@ EXPECTED = {
     "on_matrices(g, w)": lambda g, w: g if g.ndim == 2 else w,
     "num_rows()": lambda g, w: _matrix(g).shape[0],
     "num_columns()": lambda g, w: _matrix(g).shape[1],
+    "batch_loss()": lambda g, w: LOSS,
     # Values that are not yet as wide as the arrays.
     "g * mean(0.5)": lambda g, w: 0.5 * g,
     "row_mean(norm(g))": lambda g, w: np.sqrt((_matrix(g) ** 2).sum()),
@@ -45,6 +47,8 @@ EXPECTED = {
     "reciprocal(on_matrices(2.0, 4.0))": lambda g, w: 0.5 if g.ndim == 2 else 0.25,
     "g ** num_rows()": lambda g, w: np.asarray(g, np.float64) ** _matrix(g).shape[0],
     "mean(orthogonalize(lr))": lambda g, w: _orthogonalized(np.ones_like(g)).mean(),
+    "interp(g, w, batch_loss())": lambda g, w: (1 - LOSS) * g + LOSS * w,
+    "g * minimum(batch_loss() * lr, 0.1)": lambda g, w: 0.1 * g,
     "dot(row_mean(g), w)": lambda g, w: sum((_matrix(G[n]).mean(1, keepdims=True) * _matrix(W[n])).sum() for n in SHAPES),
     "clip(orthogonalize(g), 0.1)": lambda g, w: (
         0.1 * _orthogonalized(g) / np.sqrt(sum((_orthogonalized(x) ** 2).sum() for x in G.values()))
@@ -56,7 +60,7 @@ EXPECTED = {
 def _by_machine(code):
     """One executable for all programs."""
     transformation = register_machine(code, extended=True)
-    return transformation.update(G, transformation.init(W), W)[0]
+    return transformation.update(G, transformation.init(W), W, value=LOSS)[0]
 
 
 def _updates(form, program, load_module):
@@ -66,8 +70,8 @@ def _updates(form, program, load_module):
         transformation = as_transformation(program, optax.constant_schedule(1.0), 1)
     else:
         transformation = load_module(to_optax(program, "rule"), "rule").rule(learning_rate=1.0)
-    params = jax.tree.map(jnp.asarray, W)
-    return transformation.update(jax.tree.map(jnp.asarray, G), transformation.init(params), params)[0]
+    params, told = jax.tree.map(jnp.asarray, W), optax.with_extra_args_support(transformation)
+    return told.update(jax.tree.map(jnp.asarray, G), told.init(params), params, value=LOSS)[0]
 
 
 @pytest.mark.parametrize("form", ["interpreted", "machine", "exported"])
@@ -83,6 +87,19 @@ def test_values(expression, form, load_module):
 
 def test_every_extended_operation_is_tried():
     assert all(any(f"{op.name}(" in expression for expression in EXPECTED) for op in OPS.values() if op.extended)
+
+
+def test_a_rule_that_reads_the_loss_says_so_where_it_is_not_told(load_module):
+    polyak = load("polyak")
+    for rule in (as_transformation(polyak, optax.constant_schedule(1.0), 1), load_module(to_optax(polyak, "polyak"), "polyak").polyak()):
+        with pytest.raises(ValueError, match=r"reads .*loss: call update\(.*, value=loss\)"):
+            rule.update(G, rule.init(W), W)
+    machine = register_machine(assemble(polyak, Clock.create(np.ones(1)), extended=True), extended=True)  # one that was compiled before
+    assert np.isnan(machine.update(G, machine.init(W), W)[0]["kernel"]).all()
+    with pytest.raises(ProgramError, match="batch_loss: of the extended language"):
+        assemble(polyak, Clock.create(np.ones(1)))
+    with pytest.raises(ProgramError, match="batch_loss is told to an optax update, and a kernel's step is not: use --as optax"):
+        to_pallas(polyak, "polyak")
 
 
 def test_orthogonalize_brings_singular_values_near_one():

@@ -44,7 +44,17 @@ LINEAR_ALGEBRA = ["norm", "global_norm", "dot", "cosine_sim", "clip", "interp"]
 CONSTANTS = ["get_pi", "get_e", "get_eps"]
 PAPER = [*UNARY, *BINARY, *LINEAR_ALGEBRA, *CONSTANTS]
 
-EXTENDED = {"mean", "row_mean", "column_mean", "orthogonalize", "transposed_product", "on_matrices", "num_rows", "num_columns"}
+EXTENDED = {
+    "mean",
+    "row_mean",
+    "column_mean",
+    "orthogonalize",
+    "transposed_product",
+    "on_matrices",
+    "num_rows",
+    "num_columns",
+    "batch_loss",
+}
 
 SPECIAL = [(op.name, args, value) for op in OPS.values() for args, value in op.special.items()]
 

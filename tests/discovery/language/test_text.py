@@ -23,7 +23,7 @@ from stepsmith.discovery.search import MutationConfig, mutate
 
 PAPER = ["adagrad", "adamw", "adamw_corrected", "addsign", "lion", "lion_raw", "momentum", "powersign", "rmsprop", "sgd"]
 PAPER += ["demon", "lamb", "paper_adabelief_like", "paper_adagrad_like", "paper_regularizing", "signum"]
-EXTENDED = ["adafactor", "muon", "newton_schulz"]
+EXTENDED = ["adafactor", "muon", "newton_schulz", "polyak"]
 SHIPPED = sorted(PAPER + EXTENDED)
 RELAXED = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

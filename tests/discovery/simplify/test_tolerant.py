@@ -19,6 +19,9 @@ from stepsmith.discovery.simplify.shrink import shorter_mutants
 from stepsmith.discovery.simplify.tolerant import proposals
 
 
+LOSSES = [jnp.float32(2.0 / (1 + step)) for step in range(STEPS)]
+
+
 @pytest.fixture(scope="module")
 def recording():
     """Small gradients of both signs, as training gives them."""
@@ -27,7 +30,7 @@ def recording():
     def tree(scale):
         return {"a": jnp.asarray(rng.normal(size=(4, 5)) * scale, jnp.float32), "b": jnp.asarray(rng.normal(size=6) * scale, jnp.float32)}
 
-    return Recording([tree(1.0) for _ in range(STEPS)], [tree(0.01) for _ in range(STEPS)])
+    return Recording([tree(1.0) for _ in range(STEPS)], LOSSES, [tree(0.01) for _ in range(STEPS)])
 
 
 def _rule(direction):
@@ -64,7 +67,7 @@ def test_a_factor_outside_the_root():
         return update, m""")
     rng = np.random.default_rng(1)
     trees = [{"a": jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)} for _ in range(2 * STEPS)]
-    found = proposals(program, Recording(trees[:STEPS], trees[STEPS:]))
+    found = proposals(program, Recording(trees[:STEPS], LOSSES, trees[STEPS:]))
     assert canonical_hash(parse(_rule("sign(m)"))) in {canonical_hash(proposal.program) for proposal in found}
 
 
@@ -88,6 +91,8 @@ def test_small_changes_come_first(recording):
 def test_a_change_is_measured_or_far(recording):
     lion = load("lion")
     reference = updates(lion, recording)
+    told = updates(parse("def train(w, g, lr):\n    update = sign(g) * batch_loss()\n    return update"), recording)
+    np.testing.assert_allclose(np.abs(told).max(1), LOSSES, rtol=1e-6)
     assert change(lion, reference, recording) == 0.0
     assert 0 < change(parse(to_text(lion).replace("0.9)", "0.8)")), reference, recording) < 1
     assert change(parse("def train(w, g, lr):\n    update = log(g - g)\n    return update"), reference, recording) == FAR

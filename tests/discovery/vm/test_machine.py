@@ -131,6 +131,7 @@ def _opcode_programs():
         "on_matrices": "update = on_matrices(g, w)",
         "num_rows": "update = g * num_rows()",
         "num_columns": "update = g / num_columns()",
+        "batch_loss": "update = g * batch_loss()",
     }
 
 

@@ -23,6 +23,7 @@ STEPS = 100
 SHAPES = {"a": (3, 4), "b": (5,), "c": (7, 2)}
 SPLITS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]  # of all elements as one vector
 LR = 1 - np.arange(STEPS) / STEPS  # linear decay to 0
+LOSSES = np.geomspace(60.0, 0.5, STEPS, dtype=np.float32)  # above and below the squared norm of the gradients
 
 
 def _draw(seed, shapes):
@@ -154,6 +155,9 @@ TABLE = {
     # Its Adam on vectors has the same 1 - 0.999 ** t.
     "muon": Row(lambda: optax.contrib.muon(_schedule(0.02)), rtol=2e-5),
     "newton_schulz": Row(numpy=_newton_schulz),
+    "polyak": Row(
+        lambda: optax.chain(optax.scale_by_polyak(max_learning_rate=1.0, eps=1e-8), optax.scale_by_learning_rate(_schedule(1.0)))
+    ),
     "paper_regularizing": Row(numpy=_paper_regularizing, smooth=False),
     "paper_adagrad_like": Row(numpy=_paper_adagrad_like),
     "paper_adabelief_like": Row(numpy=_paper_adabelief_like),
@@ -167,11 +171,11 @@ def test_table_is_complete():
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _trajectory(make, gradient_fn, code, params):
-    transformation = make(code)
+    transformation = optax.with_extra_args_support(make(code))
 
     def step(carry, t):
         params, state = carry
-        updates, state = transformation.update(gradient_fn(params, t), state, params)
+        updates, state = transformation.update(gradient_fn(params, t), state, params, value=jnp.asarray(LOSSES)[t])
         params = optax.apply_updates(params, updates)
         return (params, state), (updates, params)
 
