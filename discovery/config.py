@@ -87,7 +87,7 @@ class SearchConfig:
     rule: str = "adamw_corrected"
     """likewise: the rule that schedules are tried with"""
     language: Literal["paper", "extended"] = "paper"
-    """what programs may hold; extended: also means of rows, columns and arrays, orthogonalization, products, the loss, step, progress and budget"""
+    """what programs may hold; extended: also means of rows and columns, orthogonalization, products, the loss, step, progress, budget"""
     strategy: Literal["regularized_evolution", "random_search", "constants_only"] = "regularized_evolution"
     """how children are made; random_search and constants_only (the initial program's numbers evolve) are baselines"""
     mode: Literal["deterministic", "async"] = "deterministic"

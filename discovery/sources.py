@@ -24,7 +24,7 @@ def program_of(source: str, rank: int) -> Program:
     """The program that a user names.
 
     Args:
-        source: a run's folder, a selection's, a program file or a shipped program's name.
+        source: a run's folder, a selection's, a program file, an exported one or a shipped program's name.
         rank: place in the hall of fame, from 1.
 
     Raises:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stepsmith.discovery.export import to_pallas, to_python
 from stepsmith.discovery.language import (
     OPS,
     Program,
@@ -17,6 +18,7 @@ from stepsmith.discovery.language import (
     load,
     names,
     parse,
+    schedule_names,
     to_text,
 )
 from stepsmith.discovery.search import MutationConfig, mutate
@@ -75,6 +77,24 @@ def test_load_from_files(tmp_path):
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ProgramError, match="cannot be read"):
         load(tmp_path / "binary.txt")
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, *schedule_names()])
+def test_an_exported_file_is_a_program_file(name, tmp_path):
+    program = load(name)
+    files = {"optax.py": to_python(program, "rule")}
+    if name in ("lion", "adamw"):
+        files["pallas.py"] = to_pallas(program, "rule")
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+        assert load(tmp_path / file) == program
+
+
+@pytest.mark.parametrize("text", ["", "x = (", "def train(w, g, lr): pass", '"""A module.\n\ndef train(w, g, lr):\n"""', "\0"])
+def test_other_python_files_are_refused(text, tmp_path):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ProgramError, match=r"mine\.py: no file that stepsmith exported"):
+        load(tmp_path / "mine.py")
 
 
 def test_nesting_becomes_one_statement_an_operation():

@@ -18,7 +18,6 @@ from stepsmith.discovery.simplify.probe import FAR, STEPS, Recording, change, re
 from stepsmith.discovery.simplify.shrink import shorter_mutants
 from stepsmith.discovery.simplify.tolerant import proposals
 
-
 LOSSES = [jnp.float32(2.0 / (1 + step)) for step in range(STEPS)]
 
 
