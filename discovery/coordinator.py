@@ -10,10 +10,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from . import failpoints
 from .config import Budget, SearchConfig
+from .counters import Counters, Snapshot
 from .evaluate import Blocks, Evaluation, Job, Outcome, Race, Result, Status, WorkerPool, Yardstick, outcome
 from .evaluate.fitness import log_loss
 from .language import Program, prune
@@ -24,49 +24,6 @@ from .search.hall_of_fame import Entry, HallOfFame
 
 QUEUE_FACTOR = 4  # candidates asked and not told, per evaluation in flight, most of them duplicates
 FINALIST_KEY = 1 << 50  # keys of the finalists' jobs, beyond all births
-
-
-class Counters(NamedTuple):
-    """What the loop counts; stored with the state."""
-
-    told: int = 0
-    evaluated: int = 0  # unique programs with an outcome
-    cached: int = 0  # told births whose outcome was known
-    repeated: int = 0  # blocks of new seeds that known programs were evaluated on
-    rejected: int = 0  # invalid mutants
-    statements: int = 0  # of all births
-    redundant: int = 0  # of them, those that never reach an update
-    workers_lost: int = 0
-
-    @property
-    def savings(self) -> dict[str, float]:
-        """What abstract execution finds, as shares: invalid children, redundant statements, cache hits."""
-        if not self.told:  # shares of nothing say nothing
-            return dict.fromkeys(("invalid", "redundant", "cached"), 0.0)
-        return {
-            "invalid": self.rejected / max(self.rejected + self.told, 1),
-            "redundant": self.redundant / max(self.statements, 1),
-            "cached": self.cached / max(self.told, 1),
-        }
-
-    @property
-    def speedups(self) -> dict[str, float]:
-        """How many times the work each of them saves: children, statements and evaluations that are not run, per one that is."""
-        return {name: 1 / max(1 - share, 1e-9) for name, share in self.savings.items()}
-
-
-class Snapshot(NamedTuple):
-    """What a view shows."""
-
-    phase: str  # searching, finalists, selecting, done
-    elapsed: float  # seconds, all sessions together
-    share: float  # of the budget, 0 to 1
-    counters: Counters
-    rate: float  # unique evaluations a second, this session
-    failures: Mapping[str, int]  # status -> programs
-    hall_of_fame: tuple[Entry, ...]
-    restarts: int
-    note: str = ""  # while selecting: what there is to say instead
 
 
 class Coordinator:

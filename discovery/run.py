@@ -11,7 +11,7 @@ from typing import Any
 from . import config as configs
 from .benchmark.runner import KINDS
 from .config import FORMAT, ConfigError, SearchConfig
-from .coordinator import Counters
+from .counters import Counters
 from .export import Provenance, to_python
 from .finalists import Finalist, best_confirmed, make_finalist
 from .language import Program, prune

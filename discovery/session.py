@@ -15,7 +15,8 @@ from ..tasks import registry as tasks
 from . import config as configs
 from . import failpoints
 from .config import FORMAT, ConfigError, SearchConfig
-from .coordinator import Coordinator, Counters, Snapshot, check_one_moment
+from .coordinator import Coordinator, check_one_moment
+from .counters import Counters, Snapshot
 from .evaluate import Devices, Place, WorkerPool, WorkerSpec, Yardstick, yardstick
 from .evaluate.rates import base_factors
 from .interrupt import interruptible

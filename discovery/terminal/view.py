@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..coordinator import Snapshot
+from ..counters import Snapshot
 from ..language import operations
 from ..search.hall_of_fame import Entry
 
@@ -94,7 +94,7 @@ def summary(snapshot: Snapshot) -> str:
 def savings_text(savings: Mapping[str, float], speedups: Mapping[str, float]) -> str:
     """What abstract execution found, and how many times the work that saves.
 
-    >>> from stepsmith.discovery.coordinator import Counters
+    >>> from stepsmith.discovery.counters import Counters
     >>> counters = Counters(told=10, cached=5, rejected=10, statements=100, redundant=60)
     >>> savings_text(counters.savings, counters.speedups)
     'invalid 50% (2.0x), redundant 60% (2.5x), cache hits 50% (2.0x)'
