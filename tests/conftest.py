@@ -12,9 +12,6 @@ from typing import Any, NamedTuple
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Threads wait longer for each other than they compute on as small matrices. Read when scipy is imported, whose LAPACK jax calls.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Loops that run for a second take ten to compile at XLA's highest level, and half of that at this one.
-if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # All processes of a session share what they compile: the same few training loops, hundreds of times.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
