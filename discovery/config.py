@@ -144,7 +144,7 @@ class SearchConfig:
         if len(set(factors)) != len(factors):
             raise ConfigError(f"learning_rate_factors must differ, got {factors}")
         if self.best_rate and len(self.resolved().learning_rate_factors) < 2:
-            raise ConfigError("best_rate needs two or more learning_rate_factors")
+            raise ConfigError(f"best_rate needs two or more learning_rate_factors, got {self.learning_rate_factors or 'none'}")
         if math.isnan(self.hurdle):
             raise ConfigError("hurdle must be a number or inf, got nan")
         if self.seeds_per_task * self.replicates > _SEEDS_OF_A_RUN:
@@ -165,7 +165,7 @@ class SearchConfig:
         if self.kind != "update" and self.schedule not in ("", "constant"):
             raise ConfigError(f"kind {self.kind}: the programs hold the schedule, so schedule must be constant, got {self.schedule}")
         if self.kind == "schedule" and self.language != "paper":
-            raise ConfigError("kind schedule: language must be paper")
+            raise ConfigError(f"kind schedule: language must be paper, got {self.language}")
 
     def resolved(self) -> "SearchConfig":
         """The config with what depends on its kind filled in.

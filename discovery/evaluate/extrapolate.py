@@ -134,15 +134,14 @@ def limits(programs: Sequence[Calibration], config: RacingConfig, best_factor: b
         return ()
     good_enough = float(np.quantile(fitness, config.keep))
     useful = [program for program in programs if program.fitness is not None and program.fitness <= good_enough]
-    worst: dict[tuple[str, float], list[float]] = {}  # of each useful program
+    needed: dict[tuple[str, float | None], float] = {}  # of a task with a factor, or with any
     for program in useful:
-        for at, finals in _counting(program, best_factor).items():
-            worst.setdefault(at, []).append(max(finals))
-    needed = {at: max(finals) for at, finals in worst.items()}
-    if best_factor:
-        of_task = {task: max(final for (name, _), final in needed.items() if name == task) for task, _ in needed}
-        needed = {(task, factor): of_task[task] for task, factor, *_ in _runs(programs) if task in of_task}
-    return tuple((task, factor, _limits(programs, task, factor, final, config.confidence)) for (task, factor), final in needed.items())
+        for (task, factor), finals in _counting(program, best_factor).items():
+            at = (task, None if best_factor else factor)
+            needed[at] = max(*finals, needed.get(at, -math.inf))
+    tried = dict.fromkeys((task, factor) for task, factor, *_ in _runs(programs if best_factor else useful))
+    wanted = [(task, factor, needed.get((task, None if best_factor else factor))) for task, factor in tried]
+    return tuple((task, factor, _limits(programs, task, factor, end, config.confidence)) for task, factor, end in wanted if end is not None)
 
 
 def _counting(program: Calibration, best_factor: bool) -> dict[tuple[str, float], list[float]]:
