@@ -87,7 +87,8 @@ class SearchConfig:
     rule: str = "adamw_corrected"
     """likewise: the rule that schedules are tried with"""
     language: Literal["paper", "extended"] = "paper"
-    """what programs may hold; extended: also means of rows and columns, orthogonalization, products, the loss, step, progress, budget"""
+    """what programs may hold; extended: also means of rows and columns, orthogonalization, products, the loss, step, progress, budget; of
+    schedules: also loss and gradient_norm of each step"""
     strategy: Literal["regularized_evolution", "random_search", "constants_only"] = "regularized_evolution"
     """how children are made; random_search and constants_only (the initial program's numbers evolve) are baselines"""
     mode: Literal["deterministic", "async"] = "deterministic"
@@ -164,8 +165,6 @@ class SearchConfig:
     def _check_kind(self) -> None:
         if self.kind != "update" and self.schedule not in ("", "constant"):
             raise ConfigError(f"kind {self.kind}: the programs hold the schedule, so schedule must be constant, got {self.schedule}")
-        if self.kind == "schedule" and self.language != "paper":
-            raise ConfigError(f"kind schedule: language must be paper, got {self.language}")
 
     def resolved(self) -> "SearchConfig":
         """The config with what depends on its kind filled in.

@@ -90,7 +90,11 @@ def _programs(config: SearchConfig) -> tuple[Program, Program | None]:
             f"initial {config.initial!r} is of kind {initial.kind}, which a search of kind {config.kind} cannot start from{mend}"
         )
     if not is_live(prune(initial)):
-        what = "its multiplier does not depend on the time" if initial.kind == SCHEDULE else "the gradient does not reach its update"
+        what = (
+            "its multiplier depends neither on the time nor on what a schedule may observe"
+            if initial.kind == SCHEDULE
+            else "the gradient does not reach its update"
+        )
         raise ConfigError(f"initial {config.initial!r}: {what}")
     if config.kind == "joint" and not holds_schedule(initial):
         initial = with_schedule(initial, load("linear"))

@@ -12,7 +12,6 @@ import optax
 from jax import Array
 from optax.contrib import ScheduleFreeState
 
-from ...schedules import plateau
 from ...tasks.base import load_on_device
 from ...tasks.training import OK, STATUS_NAMES, TrainState, start, take_steps
 from ..config import ConfigError
@@ -22,7 +21,6 @@ from ..training.schedule_sources import ScheduleSource, find_schedule
 from . import workloads
 
 SCHEDULE = "linear"  # of an entry that names none
-PLATEAU = "plateau"  # in the place of a schedule: the learning rate falls where the training loss does not
 _MATRIX = jax.ShapeDtypeStruct((2, 2), np.float32)  # that an entry's rule is tried on
 SELF_TUNING_BUDGET = 3  # a rule that is not tuned gets so many times the steps, as in AlgoPerf
 
@@ -60,14 +58,13 @@ class Entry(NamedTuple):
         if self.digest is None:
             return False
         try:
-            return (find(self.rule).digest, _shape(self.schedule).digest) != (self.source.digest, self.shape.digest)
+            return (find(self.rule).digest, find_schedule(self.schedule).digest) != (self.source.digest, self.shape.digest)
         except (ValueError, OSError):
             return True
 
     def create(self, learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
-        """The rule; the entry's schedule is not in it, unless that is decay on plateau, which is no function of the step."""
-        rule = self.source.create(learning_rate, steps, **settings)
-        return optax.chain(rule, plateau(steps)) if self.schedule == PLATEAU else rule
+        """The rule; the entry's schedule is not in it, but where that observes the training, which no function of the step does."""
+        return self.shape.applied(self.source.create(learning_rate, steps, **settings), steps)
 
 
 class TrialResult(NamedTuple):
@@ -94,7 +91,7 @@ def entry(text: str) -> Entry:
     schedule = named or SCHEDULE
     if not rule:
         raise EntryError(f"{text!r} names no rule; an entry is RULE or RULE@SCHEDULE, such as adamw@cosine")
-    found = Entry(rule, schedule, find(rule), _shape(schedule))
+    found = Entry(rule, schedule, find(rule), find_schedule(schedule))
     own = dict.fromkeys(found.source.settings, 0.5)
     try:
         transformation = optax.with_extra_args_support(found.create(lambda step: 0.1, 10, **own))
@@ -104,8 +101,8 @@ def entry(text: str) -> Entry:
         raise
     except Exception as error:  # the user's own code
         raise EntryError(f"{text}: cannot make a step: {type(error).__name__}: {error}") from error
-    if schedule == PLATEAU and found.averages:
-        raise EntryError(f"{text}: this rule averages in place of a schedule, which leaves nothing to decay; leave {PLATEAU} out")
+    if found.shape.around is not None and found.averages:
+        raise EntryError(f"{text}: this rule averages in place of a schedule, which leaves nothing to decay; leave {schedule} out")
     return found
 
 
@@ -119,12 +116,6 @@ def split(text: str) -> tuple[str, str | None]:
     if not at or ("/" in schedule and not Path(schedule.partition(":")[0]).is_file()):
         return text, None
     return rule, schedule
-
-
-def _shape(schedule: str) -> ScheduleSource:
-    if schedule == PLATEAU:
-        return ScheduleSource(lambda steps: optax.constant_schedule(1.0), "falls where the training loss does not", None)
-    return find_schedule(schedule)
 
 
 def entries_of(texts: Sequence[str]) -> dict[str, Entry]:

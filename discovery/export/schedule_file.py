@@ -7,36 +7,49 @@ import numpy as np
 
 from ..language.canonical import prune
 from ..language.ops import OPS
-from ..language.program import Argument, Program, ProgramError
+from ..language.program import OBSERVED_INPUTS, Argument, Program, ProgramError
 from .emit import argument_text
 from .provenance import Provenance, docstring, program_lines
 
-_OWN = frozenset(["jnp", "optax", "init_value", "decay_steps", "count", "schedule", "ValueError", "__debug__"])
+_OWN = frozenset(
+    ["jnp", "optax", "init_value", "decay_steps", "count", "schedule", "ValueError", "__debug__"]
+    + ["optimizer", "inner", "init_fn", "update_fn", "updates", "state", "params", "value", "extra_args", "float", "int", *OBSERVED_INPUTS]
+)
 _INPUTS = {
     "step": "jnp.minimum(count, decay_steps) + 1.0",
     "progress": "jnp.minimum(count, decay_steps) / decay_steps",
     "budget": "jnp.asarray(decay_steps, jnp.float32)",
+    "loss": "jnp.asarray(value, jnp.float32)",
+    "gradient_norm": "optax.tree.norm(updates)",
 }
 
 
 def to_schedule(program: Program, name: str = "discovered", provenance: Provenance | None = None) -> str:
     """The text of a module with ``NAME(init_value, decay_steps)``, which returns an optax schedule.
 
-    After the last step the learning rate stays what it is at the end.
+    A schedule that observes the training is no function of the step: its file has ``NAME(optimizer, decay_steps)``, which wraps an
+    optimizer. After the last step the time stays what it is at the end.
 
     Raises:
         ProgramError: the name is no Python identifier, or one that the file needs itself.
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name in _OWN:
         raise ProgramError(f"{name!r} is no name for a Python function")
-    body = "\n".join(f"        {line}" for line in _body(prune(program)))
-    return f'''{docstring(f"{name}: a learning-rate schedule", provenance or Provenance(), program_lines(program))}
+    pruned = prune(program)
+    body = "\n".join(f"        {line}" for line in _body(pruned))
+    observed = [told for told in OBSERVED_INPUTS if told in pruned.extra]
+    function = _wrapper(name, body, "loss" in observed) if observed else _function(name, body)
+    return f"""{docstring(f"{name}: a learning-rate schedule", provenance or Provenance(), program_lines(program))}
 
 import jax.numpy as jnp
 import optax
 
 
-def {name}(init_value: float, decay_steps: int) -> optax.Schedule:
+{function}"""
+
+
+def _function(name: str, body: str) -> str:
+    return f'''def {name}(init_value: float, decay_steps: int) -> optax.Schedule:
     """The schedule: step -> learning rate.
 
     Args:
@@ -51,6 +64,34 @@ def {name}(init_value: float, decay_steps: int) -> optax.Schedule:
         return init_value * multiplier
 
     return schedule
+'''
+
+
+def _wrapper(name: str, body: str, reads_loss: bool) -> str:
+    told = "\n    It reads the loss: call ``update(gradients, state, params, value=loss)``.\n" if reads_loss else ""
+    missing = f'raise ValueError("{name} reads the loss: call update(gradients, state, params, value=loss)")'
+    check = f"        if value is None:\n            {missing}\n" if reads_loss else ""
+    return f'''def {name}(optimizer: optax.GradientTransformation, decay_steps: int) -> optax.GradientTransformationExtraArgs:
+    """The optimizer with its updates multiplied by the schedule, which observes the gradients and the loss that it is given.
+{told}
+    Args:
+        optimizer: with a constant learning rate.
+        decay_steps: length of the run.
+    """
+    if decay_steps < 1:
+        raise ValueError(f"decay_steps must be at least 1, got {{decay_steps}}")
+    inner = optax.with_extra_args_support(optimizer)
+
+    def init_fn(params):
+        return jnp.zeros((), jnp.int32), inner.init(params)
+
+    def update_fn(updates, state, params=None, *, value=None, **extra_args):
+        count, state = state
+{check}{body}
+        updates, state = inner.update(updates, state, params, value=value, **extra_args)
+        return optax.tree.scale(multiplier, updates), (optax.safe_increment(count), state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 '''
 
 

@@ -10,7 +10,7 @@ from hashlib import blake2b
 
 from .normal.flow import normal_form
 from .ops import OPS
-from .program import SCHEDULE, Argument, Program, Statement
+from .program import OBSERVED_INPUTS, SCHEDULE, Argument, Program, Statement
 
 MEMO_SIZE = 100_000  # programs
 _memo: dict[bytes, str] = {}  # digest of a data flow -> digest of its normal form; a cache alone
@@ -115,8 +115,8 @@ def _digest(statement: Statement, digests: dict[Argument, bytes]) -> bytes:
 
 
 def is_live(pruned: Program) -> bool:
-    """Whether a pruned program depends on what it has to: a rule on the gradient, a schedule on the time."""
-    return _reads(pruned, {"step", "progress"}) if pruned.kind == SCHEDULE else depends_on_gradient(pruned)
+    """Whether a pruned program depends on what it has to: a rule on the gradient, a schedule on the time or what it observes."""
+    return _reads(pruned, {"step", "progress", *OBSERVED_INPUTS}) if pruned.kind == SCHEDULE else depends_on_gradient(pruned)
 
 
 def depends_on_gradient(pruned: Program) -> bool:

@@ -2,9 +2,11 @@
 
 from .program import OPTIONAL_INPUTS, SCHEDULE, Argument, Program, ProgramError, Statement
 
+_OBSERVED: dict[str, tuple[str, tuple[Argument, ...]]] = {"loss": ("batch_loss", ()), "gradient_norm": ("global_norm", ("g",))}
+
 
 def with_schedule(rule: Program, schedule: Program) -> Program:
-    """The rule with its ``lr`` multiplied by the schedule.
+    """The rule with its ``lr`` multiplied by the schedule; what that observes is said in the rule's own operations.
 
     Raises:
         ProgramError: the first is no update rule, or the second no schedule.
@@ -22,9 +24,13 @@ def with_schedule(rule: Program, schedule: Program) -> Program:
     if rule.kind == SCHEDULE or schedule.kind != SCHEDULE:
         raise ProgramError(f"expected an update rule and a schedule, got {rule.kind} and {schedule.kind}")
     taken = {*rule.inputs, *(statement.target for statement in rule.statements), *OPTIONAL_INPUTS}
-    fresh = (name for i in range(1, len(taken) + len(schedule.statements) + 2) if (name := f"s{i}") not in taken)
+    fresh = (name for i in range(1, len(taken) + len(schedule.extra) + len(schedule.statements) + 2) if (name := f"s{i}") not in taken)
     names: dict[Argument, str] = {}
     statements = []
+    for observed in schedule.extra:
+        if observed in _OBSERVED:
+            names[observed] = next(fresh)
+            statements.append(Statement(names[observed], *_OBSERVED[observed]))
     for target, op, args in schedule.statements:
         renamed = tuple(names.get(argument, argument) for argument in args)
         names[target] = next(fresh)

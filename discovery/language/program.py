@@ -14,6 +14,7 @@ from .ops import ALIASES, OPS
 MAX_STATEMENTS = 64
 MAX_STATES = 6
 OPTIONAL_INPUTS = ("step", "progress", "budget")
+OBSERVED_INPUTS = ("loss", "gradient_norm")  # that a schedule may have beside them, in the extended language
 UPDATE, SCHEDULE = "update", "schedule"  # kinds of programs
 _EXTENDED = frozenset(name for name, op in OPS.items() if op.extended)
 
@@ -48,7 +49,8 @@ class Program:
         statements: executed in order.
         states: names of the arrays carried from step to step, zero at the start; a schedule has none.
         extra: which of the optional inputs ``step`` (1 at the first step), ``progress`` (step 0: 0, end: 1) and ``budget`` (the
-            number of steps) it asks for.
+            number of steps) it asks for; a schedule of the extended language also of ``loss`` and ``gradient_norm``, those of the step's
+            batch before the update.
         kind: ``update`` or ``schedule``.
     """
 
@@ -84,13 +86,14 @@ class Program:
 
 
 def extended_operations(program: Program) -> tuple[str, ...]:
-    """Names of the operations that a program has from the extended language, each once; empty for one of the paper's.
+    """Names of the operations and observed inputs that a program has from the extended language, each once; empty for one of the paper's.
 
     >>> from .shipped import load
     >>> extended_operations(load("lion")), extended_operations(load("muon"))
     ((), ('on_matrices', 'orthogonalize', 'num_columns', 'num_rows'))
     """
-    return tuple(dict.fromkeys(statement.op for statement in program.statements if statement.op in _EXTENDED))
+    observed = (name for name in program.extra if name in OBSERVED_INPUTS)
+    return tuple(dict.fromkeys((*observed, *(statement.op for statement in program.statements if statement.op in _EXTENDED))))
 
 
 def _list_of(value: Any, size: int | None = None) -> list[Any]:
@@ -148,10 +151,11 @@ def check_signature(program: Program) -> None:
         raise ProgramError(f"the inputs {', '.join(program.inputs)} must be distinct and none of them `update`", 1)
     if len(program.states) > MAX_STATES:
         raise ProgramError(f"{len(program.states)} states, at most {MAX_STATES} are allowed", 1)
-    unknown = [name for name in program.extra if name not in OPTIONAL_INPUTS]
+    known = (*OPTIONAL_INPUTS, *OBSERVED_INPUTS) if program.kind == SCHEDULE else OPTIONAL_INPUTS
+    unknown = [name for name in program.extra if name not in known]
     if unknown:
         after = "of a schedule" if program.kind == SCHEDULE else "after `lr`"
-        raise ProgramError(f"unknown input {unknown[0]!r} {after}; allowed there: {', '.join(OPTIONAL_INPUTS)}", 1)
+        raise ProgramError(f"unknown input {unknown[0]!r} {after}; allowed there: {', '.join(known)}", 1)
     bad = [name for name in program.states if not _is_name(name) or name in OPTIONAL_INPUTS]
     if bad:
         raise ProgramError(f"{bad[0]!r} is no name for a state", 1)

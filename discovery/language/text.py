@@ -21,7 +21,8 @@ def parse(text: str, where: str | None = None) -> Program:
     Args:
         text: one function, ``def train(w, g, m, v, lr): ...``, of assignments and a final
             ``return update, m, v``. Between ``g`` and ``lr`` stand the states, after ``lr`` optionally ``step``, ``progress`` and
-            ``budget``. Or a schedule, ``def schedule(progress): ...`` with ``return multiplier``, whose inputs are of these three.
+            ``budget``. Or a schedule, ``def schedule(progress): ...`` with ``return multiplier``, whose inputs are of these three,
+            ``loss`` and ``gradient_norm``.
             Expressions may be nested; they become one statement an operation.
         where: a file name for error messages.
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from .ops import JOIN, OF_SCALARS, OPS, Kind, Shape
 from .program import SCHEDULE, Argument, Program, ProgramError
 
-_FIXED = {"w": Kind.ARRAY, "g": Kind.ARRAY, "lr": Kind.SCALAR, "step": Kind.SCALAR, "progress": Kind.SCALAR, "budget": Kind.SCALAR}
+_FIXED = {"w": Kind.ARRAY, "g": Kind.ARRAY, "lr": Kind.SCALAR}
 _SHAPES = {name: op.shape for name, op in OPS.items()}
 _ARITY = {name: op.arity for name, op in OPS.items()}
 
@@ -32,7 +32,9 @@ def infer(program: Program, lines: Sequence[int] | None = None, last_line: int |
     >>> [kind.name for kind in infer(program)]
     ['LEAF', 'ARRAY']
     """
-    kinds = {name: _FIXED.get(name, Kind.ARRAY) for name in program.inputs}
+    kinds = {**dict.fromkeys(program.states, Kind.ARRAY), **dict.fromkeys(program.extra, Kind.SCALAR)}
+    if program.kind != SCHEDULE:
+        kinds |= _FIXED
     inferred: list[Kind] = []
     for index, statement in enumerate(program.statements):
         try:

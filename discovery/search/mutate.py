@@ -12,7 +12,17 @@ from typing import NamedTuple
 from ..language.canonical import canonical_hash_of_pruned, is_live, prune
 from ..language.message import shown
 from ..language.ops import SAMPLED, SAMPLED_EXTENDED, SAMPLED_SCALAR, Op
-from ..language.program import MAX_STATEMENTS, MAX_STATES, OPTIONAL_INPUTS, SCHEDULE, Argument, Program, ProgramError, Statement
+from ..language.program import (
+    MAX_STATEMENTS,
+    MAX_STATES,
+    OBSERVED_INPUTS,
+    OPTIONAL_INPUTS,
+    SCHEDULE,
+    Argument,
+    Program,
+    ProgramError,
+    Statement,
+)
 from ..language.types import infer
 
 MAX_NEUTRAL = 16
@@ -67,10 +77,9 @@ class Child(NamedTuple):
 def mutate(parent: Program, parent_hash: str, random: Random, config: MutationConfig, extended: bool = False) -> Child:
     """Draws mutants of the parent until one is valid and computes something else.
 
-    Valid: every variable is assigned before use, kinds fit, and the gradient reaches the update, or the time a schedule's
-    multiplier. A valid mutant that
-    computes what its parent does (a change of dead code, say) is mutated further, up to `MAX_NEUTRAL` times: neutral
-    changes accumulate as they do in the paper, without a birth for each.
+    Valid: every variable is assigned before use, kinds fit, and the gradient reaches the update, or a schedule's multiplier follows
+    the time or what it observes. A valid mutant that computes what its parent does (a change of dead code, say) is mutated further,
+    up to `MAX_NEUTRAL` times: neutral changes accumulate as they do in the paper, without a birth for each.
 
     Args:
         parent: the program to change.
@@ -101,7 +110,8 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
 def mutant(parent: Program, random: Random, config: MutationConfig, extended: bool = False) -> tuple[Program, str]:
     """One mutation, whether or not the result is valid."""
     if extended or parent.kind == SCHEDULE:
-        parent = replace(parent, extra=OPTIONAL_INPUTS)  # pruning drops those that nothing reads
+        observed = OBSERVED_INPUTS if extended and parent.kind == SCHEDULE else ()
+        parent = replace(parent, extra=(*OPTIONAL_INPUTS, *observed))  # pruning drops those that nothing reads
     size = len(parent.statements)
     if config.only_constants:
         statements, mutation = _alter_constant(parent, random, config)

@@ -133,9 +133,9 @@ def make_rule(
         0.1
     """
     prepared, shape = prepare(name, learning_rate, weight_decay), find_schedule(schedule)
-    transformation = prepared.create(_times(prepared.settings["learning_rate"], shape.relative(steps)), steps)
+    rule = prepared.create(_times(prepared.settings["learning_rate"], shape.relative(steps)), steps)
     file = {} if shape.digest is None else {"schedule_file": shape.digest}
-    return Rule(transformation, {**prepared.settings, "schedule": schedule, **file})
+    return Rule(shape.applied(rule, steps), {**prepared.settings, "schedule": schedule, **file})
 
 
 def evaluated(opt_state: Any, params: Any) -> Any:

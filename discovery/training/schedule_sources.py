@@ -1,17 +1,22 @@
 """From what a user names, a schedule of the registry or a file, to a learning rate relative to its peak."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import optax
 
-from ...schedules import ScheduleError, from_profile, load_recorded
+from ...schedules import ScheduleError, from_profile, load_recorded, plateau
 from ...schedules import registry as schedules
 from ...schedules.recorded import SUFFIXES
 from ...schedules.registry import RelativeSchedule
 from .modules import digest_of, function_of, is_python, said
+
+PLATEAU = "plateau"  # no function of the step, and so none of the registry's
+
+Around = Callable[[optax.GradientTransformation, int], optax.GradientTransformation]
 
 
 class ScheduleSource(NamedTuple):
@@ -21,21 +26,29 @@ class ScheduleSource(NamedTuple):
         relative: number of steps -> schedule, to be multiplied by the learning rate.
         summary: in one line.
         digest: of the file; None for a schedule of the registry, whose name says all.
+        around: takes the rule and the number of steps, and gives the rule whose updates follow what is observed; None where the
+            step says all.
     """
 
     relative: RelativeSchedule
     summary: str
     digest: str | None
+    around: Around | None = None
+
+    def applied(self, rule: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+        """The rule, made with `relative`, with whatever else the schedule does to it."""
+        return rule if self.around is None else self.around(rule, steps)
 
 
 def find_schedule(name: str) -> ScheduleSource:
     """Finds the schedule that a user names.
 
     Args:
-        name: a name in `stepsmith.schedules`, alone or with a sampling rate ('rex:50-75'); else a file: learning rates recorded
-            as .csv or .json (the format is in `schedules.recorded`), of which the shape counts, or 'mine.py' or 'mine.py:function',
-            which is imported: a function of `decay_steps` that returns an optax schedule. It may have an `init_value` or
-            `peak_value`, as optax's do, and gets 1 there.
+        name: a name in `stepsmith.schedules`, alone or with a sampling rate ('rex:50-75'), or 'plateau'; else a file: learning rates
+            recorded as .csv or .json (the format is in `schedules.recorded`), of which the shape counts, or 'mine.py' or
+            'mine.py:function', which is imported: a function of `decay_steps` that returns an optax schedule. It may have an
+            `init_value` or `peak_value`, as optax's do, and gets 1 there. Or a function of `optimizer` and `decay_steps` that
+            returns the optimizer with updates that follow what it observes, as exported schedules do that read the loss.
 
     Raises:
         ValueError: where a name is not known or a file leads to no schedule.
@@ -45,6 +58,11 @@ def find_schedule(name: str) -> ScheduleSource:
         >>> source.summary, float(source.relative(100)(50))
         ('1 - t/T', 0.5)
     """
+    if name == PLATEAU:
+        falls = optax.constant_schedule(1.0)
+        return ScheduleSource(
+            lambda steps: falls, "falls where the training loss does not", None, lambda rule, steps: optax.chain(rule, plateau(steps))
+        )
     if is_python(name):
         return _from_python(name)
     if name.endswith(SUFFIXES):
@@ -78,6 +96,10 @@ def destinations(folder: Path | None, name: str, output: Path | None) -> list[Pa
 def _from_python(name: str) -> ScheduleSource:
     factory, digest = function_of(name, "decay_steps")
     parameters = inspect.signature(factory).parameters
+    first_line = (inspect.getdoc(factory) or factory.__name__).partition("\n")[0]
+    if "optimizer" in parameters:
+        constant = optax.constant_schedule(1.0)
+        return ScheduleSource(lambda steps: constant, first_line, digest, lambda rule, steps: _wrapped(name, factory, rule, steps))
     peak = {name: 1.0 for name in ("init_value", "peak_value") if name in parameters}
 
     def relative(steps: int) -> optax.Schedule:
@@ -94,8 +116,17 @@ def _from_python(name: str) -> ScheduleSource:
             )
         return schedule
 
-    first_line = (inspect.getdoc(factory) or factory.__name__).partition("\n")[0]
     return ScheduleSource(relative, first_line, digest)
+
+
+def _wrapped(name: str, factory: Callable[..., Any], rule: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    try:
+        found = factory(optimizer=rule, decay_steps=steps)
+    except Exception as error:  # the user's own code
+        raise ScheduleError(f"{name}: {factory.__name__} cannot be called with optimizer, decay_steps={steps}: {said(error)}") from error
+    if not isinstance(found, optax.GradientTransformation):
+        raise ScheduleError(f"{name}: {factory.__name__} gives {type(found).__name__}, not an optax.GradientTransformation")
+    return found
 
 
 def _arguments(given: dict[str, Any]) -> str:

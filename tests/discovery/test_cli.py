@@ -48,7 +48,6 @@ BAD = {
     "wrong TOML key": ("search --config typo.toml", ["typo.toml", "'buget'", "budget"]),
     "wrong TOML value": ("search --config nested.toml", ["nested.toml", "tournament_size"]),
     "not a text file": ("search --config binary.toml", ["binary.toml", "cannot be read"]),
-    "kind and language": ("search --kind schedule --language extended", ["kind schedule", "language must be paper"]),
     "a rule where a schedule begins": ("search --kind schedule --initial lion", ["lion", "cosine, linear, rex"]),
     "a schedule tuned": ("tune schedule.txt --tasks digits_mlp", ["is a schedule"]),
     "a schedule as a rule": ("train digits_mlp --optimizer schedule.txt", ["schedule.txt is a schedule", "stepsmith export"]),

@@ -11,6 +11,7 @@ from stepsmith.discovery import ConfigError, SearchConfig, resume, search
 from stepsmith.discovery.evaluate import Evaluation, Status, Yardstick, outcome
 from stepsmith.discovery.evaluate.rates import base_factors, best_factor
 from stepsmith.discovery.evaluate.training_run import evaluate, prepare
+from stepsmith.discovery.export import to_python
 from stepsmith.discovery.language import load, parse, with_schedule
 from stepsmith.discovery.ledger import Ledger
 from stepsmith.discovery.search import EvolutionConfig
@@ -27,6 +28,12 @@ SMALL = SearchConfig(
     finalists=3,
     finalist_seeds=2,
 )
+
+
+OBSERVING = """def schedule(progress, loss):
+    multiplier = (1.0 - progress) * tanh(loss * 4.0)
+    return multiplier
+"""
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +97,21 @@ def run_best(runs, ledger):
 
 
 @pytest.mark.heavy
+def test_a_schedule_that_observes_is_searched_exported_and_trained_with(tmp_path):
+    (tmp_path / "start.txt").write_text(OBSERVING)
+    config = dataclasses.replace(SMALL, language="extended", initial=str(tmp_path / "start.txt"), budget="12", finalists=1)
+    run = search(config, tmp_path / "run", workers=1)
+    with Ledger.open(run.folder / "ledger.sqlite") as ledger:
+        first = ledger.births()[0]
+    assert first.status == "ok" and math.isfinite(first.fitness)
+    (tmp_path / "mine.py").write_text(to_python(parse(OBSERVING), "mine"))
+    trained = run_job(make_job("logistic", "adamw", schedule=str(tmp_path / "mine.py"), learning_rate=0.03))
+    assert trained.scores["test"]["accuracy"] > 0.9
+    with pytest.raises(ConfigError, match="uses loss, which the language paper has not; set language to extended"):
+        search(dataclasses.replace(config, language="paper"), tmp_path / "paper", workers=1)
+
+
+@pytest.mark.heavy
 def test_a_joint_search_starts_from_a_rule_with_linear_decay(tmp_path):
     config = dataclasses.replace(SMALL, kind="joint", initial="adamw_corrected", budget="6", finalists=1)
     run = search(config, tmp_path / "run", workers=1)
@@ -132,7 +154,6 @@ REFUSED = {
         "a search of kind schedule cannot start from; shipped are cosine, linear, rex",
     ),
     "a schedule under schedules": ({"schedule": "cosine"}, "schedule must be constant"),
-    "a language of rules": ({"language": "extended"}, "language must be paper"),
     "a schedule as the rule": ({"rule": "rex"}, "'rex' is no update rule"),
     "a schedule where a rule is searched": ({"kind": "update", "initial": "rex"}, "set kind to schedule"),
 }

@@ -47,7 +47,7 @@ class CellTrainer:
     """Trains a rule on a workload for a number of steps; schedules are an argument, so that all share one executable.
 
     Args:
-        competitor: the rule; of its schedule it only matters whether that is decay on plateau.
+        competitor: the rule; of its schedule it only matters what that does beside the learning rate, see `ScheduleSource.around`.
         workload: what is trained.
         budget: percent of the workload's steps.
     """

@@ -14,9 +14,10 @@ from ...config import ConfigError
 from ...evaluate import Result, Status
 from ...evaluate.identity import digest_of
 from ...ledger import TrialRow, locked
+from ...training.schedule_sources import PLATEAU
 from .. import workloads
 from ..runner import BUDGET_STUDY, LOCK, OnProgress, held, opened, run_jobs
-from ..trial import PLATEAU, Entry, as_json, as_losses, entries_of
+from ..trial import Entry, as_json, as_losses, entries_of
 from .cell import MULTIPLE, CellRun, steps_at
 from .worker import CellJob, CellSpec
 
@@ -175,9 +176,9 @@ def _jobs(config: BudgetConfig, competitors: Mapping[str, Entry], done: set[tupl
 
 
 def _executable(found: Entry) -> str:
-    """What schedules of one rule share; decay on plateau has a state of its own."""
-    rule = f"{found.rule}@{PLATEAU}" if found.schedule == PLATEAU else found.rule
-    return f"{rule} {found.source.digest or ''}"
+    """What schedules of one rule share; one that observes the training has a state of its own."""
+    shape = f"@{found.schedule} {found.shape.digest or ''}" if found.shape.around is not None else ""
+    return f"{found.rule}{shape} {found.source.digest or ''}"
 
 
 def _at(workload: str, budget: int) -> str:

@@ -12,7 +12,7 @@ from itertools import groupby, islice, permutations, product
 from typing import NamedTuple
 
 from ..ops import Kind
-from ..program import Argument, Program, Statement
+from ..program import OBSERVED_INPUTS, OPTIONAL_INPUTS, Argument, Program, Statement
 from .functions import apply
 from .nodes import ZERO, Node, Value, constant, input_node, key
 from .ring import scale
@@ -22,7 +22,7 @@ MEMO_SIZE = 30_000  # operations
 
 _INPUTS = {
     **{name: Value(1.0, input_node(name, Kind.ARRAY, False)) for name in ("w", "g")},
-    **{name: Value(1.0, input_node(name, Kind.SCALAR, False)) for name in ("lr", "step", "progress", "budget")},
+    **{name: Value(1.0, input_node(name, Kind.SCALAR, False)) for name in ("lr", *OPTIONAL_INPUTS, *OBSERVED_INPUTS)},
 }
 _memo: dict[tuple, Value] = {}  # a cache alone: what `apply` returns depends on nothing else
 

@@ -95,9 +95,9 @@ def number(coefficient: float) -> bytes:
 
 
 def input_node(name: str, kind: Kind, state: bool) -> Node:
-    """An input of the program; ``step`` and ``budget`` are at least 1 and ``progress`` at least 0."""
+    """An input of the program; ``step`` and ``budget`` are at least 1, ``progress`` and ``gradient_norm`` at least 0."""
     states = frozenset((name,)) if state else _NO_STATES
-    nonnegative, positive = name in ("step", "progress", "budget"), name in ("step", "budget")
+    nonnegative, positive = name in ("step", "progress", "budget", "gradient_norm"), name in ("step", "budget")
     return Node("input", (name,), _digest(b"input " + name.encode()), kind, True, nonnegative, positive, states)
 
 

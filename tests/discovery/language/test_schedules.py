@@ -15,6 +15,7 @@ from stepsmith.discovery.language import (
     ProgramError,
     as_transformation,
     canonical_hash,
+    extended_operations,
     infer,
     is_live,
     load,
@@ -97,6 +98,54 @@ def test_a_schedule_overwrites_no_variable_of_its_rule():
     for pair in ((schedule, schedule), (rule, rule)):
         with pytest.raises(ProgramError, match="expected an update rule and a schedule"):
             with_schedule(*pair)
+
+
+def test_what_a_schedule_observes_is_the_same_everywhere(load_module):
+    """Against NumPy: a quadratic's loss and gradient norm decide the step size."""
+    program = _program("loss / (loss + gradient_norm) * (1.0 - progress)", "progress, loss, gradient_norm")
+    both = with_schedule(SGD, program)
+    assert set(extended_operations(program)) == {"loss", "gradient_norm"} and extended_operations(both) == ("batch_loss",)
+    w, expected = np.array([3.0, -4.0]), []
+    for step in range(STEPS):
+        loss, norm = w @ w / 2 + 1, np.sqrt(w @ w)
+        w = w - loss / (loss + norm + 1e-8) * (1 - step / STEPS) * w
+        expected.append(w)
+    rule = load_module(to_python(both, "rule"), "rule").rule(total_steps=STEPS)
+    wrapper = load_module(to_python(program, "mine"), "mine").mine(optax.sgd(1.0), decay_steps=STEPS)
+    machine = register_machine(assemble(both, Clock.create(np.ones(STEPS)), extended=True), extended=True)
+    for transformation in (as_transformation(both, optax.constant_schedule(1.0), STEPS), machine, rule, wrapper):
+        params, found = jnp.array([3.0, -4.0]), []
+        state, update = transformation.init(params), jax.jit(transformation.update)
+        for _ in range(STEPS):
+            updates, state = update(params, state, params, value=params @ params / 2 + 1)
+            params = params + updates
+            found.append(np.asarray(params))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_file_that_observes_asks_for_the_loss_only_where_it_reads_it(load_module):
+    norm = load_module(to_python(_program("1.0 / gradient_norm", "gradient_norm"), "by_norm"), "by_norm").by_norm(optax.sgd(0.5), 10)
+    updates, _ = norm.update(jnp.array([3.0, 4.0]), norm.init(jnp.zeros(2)))
+    np.testing.assert_allclose(updates, [-0.3, -0.4], rtol=1e-6)
+    loss = load_module(to_python(_program("loss", "loss"), "by_loss"), "by_loss").by_loss(optax.sgd(0.5), 10)
+    with pytest.raises(ValueError, match="by_loss reads the loss: call update"):
+        loss.update(jnp.ones(2), loss.init(jnp.zeros(2)))
+    with pytest.raises(ValueError, match="decay_steps must be at least 1, got 0"):
+        load_module(to_python(_program("loss", "loss"), "none"), "none").none(optax.sgd(0.5), 0)
+
+
+def test_only_the_extended_language_observes():
+    read = {extended: set() for extended in (False, True)}
+    for seed in range(300):
+        for extended, names in read.items():
+            program = load("linear")
+            for _ in range(4):
+                program = mutate(program, canonical_hash(program), Random(seed), MutationConfig(), extended).program
+            names |= set(prune(program).extra)
+    assert read[False] == {"step", "progress", "budget"} and read[True] == {*read[False], "loss", "gradient_norm"}
+    assert is_live(_program("loss * 0.5", "loss")) and not is_live(_program("budget * 0.5", "budget"))
+    with pytest.raises(ProgramError, match="unknown input 'loss' after `lr`; allowed there: step, progress, budget"):
+        parse("def train(w, g, lr, loss):\n    update = g * loss\n    return update")
 
 
 @pytest.mark.heavy
