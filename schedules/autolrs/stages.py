@@ -30,7 +30,8 @@ class AutoLRSConfig:
             validation loss behind the fall, see `cooled`; 0 for none, and for forecasts.
         warmup: steps of a linear warm-up that is not searched.
         warmup_rate: that it leads to; the geometric mean of the lowest and the highest where None.
-        validation_from: length of a stage from which candidates are judged by validation losses; training losses before.
+        validation_from: length of a stage from which candidates are judged by validation losses; training losses before. A last stage
+            that is cut short by the end of the run counts with the length that it was to have.
         validation_points: validation losses a candidate.
         batch: candidates asked for, and with `Loop.run_candidates` run, at once.
         acquisition: which rates are promising: 'lcb', the lower confidence bound, as published, or 'ei', the expected improvement.

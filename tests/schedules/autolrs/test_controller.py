@@ -228,6 +228,10 @@ def test_validation_losses_judge_candidates_of_long_stages():
     state = run(config, model.loop())
     assert model.evaluations == 2 * 3 * 16
     assert state.search_steps == 2 * 3 * CONFIG.window
+    cut_short = Quadratic()
+    state = run(dataclasses.replace(config, steps=250), cut_short.loop())
+    assert [stage.length for stage in state.stages] == [100, 100, 50]
+    assert cut_short.evaluations == 3 * 3 * 16
     silent = Quadratic()
     run(dataclasses.replace(config, validation_from=101), silent.loop())
     assert silent.evaluations == 0
