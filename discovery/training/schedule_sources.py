@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from ...schedules import ScheduleError, from_profile, load_recorded
+from ...schedules import ScheduleError, from_profile, load_recorded, recorded_search_steps
 from ...schedules import registry as schedules
 from ...schedules.recorded import SUFFIXES
 from ...schedules.registry import RelativeSchedule
@@ -21,11 +21,13 @@ class ScheduleSource(NamedTuple):
         relative: number of steps -> schedule, to be multiplied by the learning rate.
         summary: in one line.
         digest: of the file; None for a schedule of the registry, whose name says all.
+        search_steps: of the search that found it, where its file says; else 0.
     """
 
     relative: RelativeSchedule
     summary: str
     digest: str | None
+    search_steps: int = 0
 
 
 def find_schedule(name: str) -> ScheduleSource:
@@ -48,9 +50,10 @@ def find_schedule(name: str) -> ScheduleSource:
     if is_python(name):
         return _from_python(name)
     if name.endswith(SUFFIXES):
-        profile = load_recorded(name)
-        with open(name, "rb") as file:
-            return ScheduleSource(lambda steps: from_profile(profile, 1.0, steps), "recorded learning rates", digest_of(file.read()))
+        profile, digest = load_recorded(name), digest_of(Path(name).read_bytes())
+        return ScheduleSource(
+            lambda steps: from_profile(profile, 1.0, steps), "recorded learning rates", digest, recorded_search_steps(name)
+        )
     try:
         row = schedules.get(name)
     except ScheduleError as error:

@@ -208,7 +208,8 @@ def process_config(config: AutoLRSConfig, state: State) -> BayesConfig:
 def found(config: AutoLRSConfig, state: State) -> Found:
     """The schedule of the finished stages, to be saved and replayed with `replay`."""
     pieces = tuple(Piece(stage.start, stage.rate) for stage in state.stages)
-    return Found(config.warmup, config.peak_of_warmup if config.warmup else 0.0, pieces, config.cooldown, config.steps)
+    warmup_rate = config.peak_of_warmup if config.warmup else 0.0
+    return Found(config.warmup, warmup_rate, pieces, config.cooldown, config.steps, state.search_steps)
 
 
 def to_json(state: State) -> dict[str, Any]:

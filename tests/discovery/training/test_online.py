@@ -15,7 +15,7 @@ from stepsmith.discovery.training import online as online_module
 from stepsmith.discovery.training.online import train_online
 from stepsmith.discovery.training.schedule_loop import LoopError, TaskLoop
 from stepsmith.discovery.training.train import line, make_job, run_job
-from stepsmith.schedules import recorded_peak
+from stepsmith.schedules import recorded_peak, recorded_search_steps
 from stepsmith.schedules.autolrs.controller import falling
 from stepsmith.tasks import get, train
 from stepsmith.tasks.checkpoints import CheckpointError
@@ -187,6 +187,15 @@ def test_the_schedule_found_replayed_gives_the_run_itself(whole):
     file = folder / "schedule.json"
     again = run_job(make_job(TASK, "adam", schedule=str(file), learning_rate=recorded_peak(file), steps=STEPS))
     chex.assert_trees_all_close(result.train_state.params, again.train_state.params, rtol=1e-4, atol=1e-6)
+
+
+def test_the_search_counts_where_its_schedule_is_replayed(whole, stepsmith):
+    folder, result = whole
+    assert recorded_search_steps(folder / "schedule.json") == result.search_steps
+    command = ["train", TASK, "--optimizer", "adam", "--steps", 20, "--schedule", folder / "schedule.json"]
+    assert f"schedule.json (found in {result.search_steps} steps of search), 20 steps" in " ".join(stepsmith(*command)[1].split())
+    assert json.loads(stepsmith(*command, "--json")[1])["schedule_search_steps"] == result.search_steps
+    assert "schedule_search_steps" not in make_job(TASK, "adam").settings
 
 
 def test_it_says_what_it_did(whole):
