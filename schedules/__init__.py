@@ -26,7 +26,7 @@ from .profiles import (
     step_profile,
     wsd_profile,
 )
-from .recorded import interpolated_profile, load_recorded, piecewise_schedule, recorded_peak, save_recorded
+from .recorded import interpolated_profile, load_recorded, piecewise_schedule, recorded_peak, recorded_search_steps, save_recorded
 from .refine import (
     GradientNorms,
     LastIterateBound,
@@ -82,6 +82,7 @@ __all__ = [
     "record_gradient_norms",
     "recorded_norms",
     "recorded_peak",
+    "recorded_search_steps",
     "refine",
     "refined_multipliers",
     "rex",

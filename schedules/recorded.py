@@ -11,6 +11,9 @@ which only the shape counts: it is divided by its highest value. The other says 
     0.8,1
     1,0
 
+A schedule that a search found may say how many steps that took, beside the run's own: `"search_steps": 2500`, in a `.csv` file a
+column with the number in each row. Nothing is trained otherwise for it.
+
 Between two points the learning rate is interpolated linearly in progress, before the first and after the last it stays.
 """
 
@@ -31,7 +34,7 @@ from .profiles import Profile, ScheduleError
 from .sampling import check_steps
 
 SUFFIXES = (".csv", ".json")
-VALUES, PLACES = "learning_rate", ("step", "progress")
+VALUES, PLACES, SEARCH_STEPS = "learning_rate", ("step", "progress"), "search_steps"
 
 
 def interpolated_profile(progress: ArrayLike | Sequence[float], learning_rates: ArrayLike | Sequence[float]) -> Profile:
@@ -123,13 +126,38 @@ def recorded_peak(path: Path | str) -> float:
     return max(_numbers(VALUES, _columns(Path(path))[VALUES]))
 
 
-def save_recorded(path: Path | str, schedule: optax.Schedule, decay_steps: int) -> None:
+def recorded_search_steps(path: Path | str) -> int:
+    """How many steps the search for a recorded schedule took, beside the run's own; 0 where the file does not say.
+
+    Raises:
+        ScheduleError: as `load_recorded`; or it says no whole number, or several.
+
+    Example:
+        >>> import tempfile, optax
+        >>> path = Path(tempfile.mkdtemp()) / "found.csv"
+        >>> save_recorded(path, optax.constant_schedule(0.5), decay_steps=2, search_steps=30)
+        >>> path.read_text().split(), recorded_search_steps(path)
+        (['step,learning_rate,search_steps', '0,0.5,30', '1,0.5,30'], 30)
+    """
+    load_recorded(path)
+    said = _columns(Path(path)).get(SEARCH_STEPS, 0)
+    try:
+        numbers = {*_numbers(SEARCH_STEPS, said if isinstance(said, list) else [said])}
+    except ScheduleError as error:
+        raise ScheduleError(f"{path}: {error}") from error
+    if len(numbers) != 1 or not all(number >= 0 and number.is_integer() for number in numbers):
+        raise ScheduleError(f"{path}: {SEARCH_STEPS} must be one whole number of at least 0, got {sorted(numbers)}")
+    return int(numbers.pop())
+
+
+def save_recorded(path: Path | str, schedule: optax.Schedule, decay_steps: int, search_steps: int = 0) -> None:
     """Writes a schedule's learning rate at every step, to be replayed.
 
     Args:
         path: ends in `.csv` or `.json`.
         schedule: step -> learning rate.
         decay_steps: length of the run in steps.
+        search_steps: of the search that found it, beside the run's own; 0 for none, which is not written.
 
     Raises:
         ScheduleError: the file's name ends otherwise, or `decay_steps` is below 1.
@@ -146,11 +174,13 @@ def save_recorded(path: Path | str, schedule: optax.Schedule, decay_steps: int) 
     steps = np.arange(decay_steps)
     rates = np.broadcast_to(np.asarray(jax.lax.map(schedule, jnp.asarray(steps)), np.float32), steps.shape)
     if path.suffix == ".json":
-        columns = {"steps": decay_steps, PLACES[0]: steps.tolist(), VALUES: [float(str(rate)) for rate in rates]}
+        search = {SEARCH_STEPS: search_steps} if search_steps else {}
+        columns = {"steps": decay_steps, **search, PLACES[0]: steps.tolist(), VALUES: [float(str(rate)) for rate in rates]}
         path.write_text(json.dumps(columns) + "\n", encoding="utf-8")
     elif path.suffix == ".csv":
-        rows = (f"{step},{rate}\n" for step, rate in zip(steps, rates, strict=True))
-        path.write_text(f"{PLACES[0]},{VALUES}\n" + "".join(rows), encoding="utf-8")
+        heading, cell = (f",{SEARCH_STEPS}", f",{search_steps}") if search_steps else ("", "")
+        rows = (f"{step},{rate}{cell}\n" for step, rate in zip(steps, rates, strict=True))
+        path.write_text(f"{PLACES[0]},{VALUES}{heading}\n" + "".join(rows), encoding="utf-8")
     else:
         raise ScheduleError(f"{path}: a recorded schedule is a .csv or .json file")
 

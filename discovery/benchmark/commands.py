@@ -21,7 +21,7 @@ from .comparison import PER_STUDY, STUDIES
 from .evaluate import evaluate
 from .performance import earliest, fastest
 from .record import Comparison, EvaluateConfig
-from .trial import entry
+from .trial import entry, search_steps
 
 TRIALS, TRIALS_PER_RATE = 40, 3  # of comparisons by time to target, of studies of budgets
 
@@ -151,16 +151,20 @@ class Evaluate:
         if self.keep:
             baselines.write(done.rows)
         chosen = {"studies": self.studies, **({"per_study": self.trials_per_study} if self.ruleset == "external" else {})}
+        searched = search_steps(done.config.entries)
         by = {unit: done.standings(self.reference, unit == "seconds", not self.alone, **chosen) for unit in ("steps", "seconds")}
         for unit, standings in by.items():
             report.write_csv(done.path / f"{unit}.csv", standings, unit)
             report.draw(done.path / f"{unit}.png", standings, unit, f"{len(standings[0].ratios)} workloads, {self.ruleset} tuning")
         if self.json:
-            return print_json({unit: [report.as_json(s) for s in standings] for unit, standings in by.items()})
+            standings_by_unit = {unit: [report.as_json(s) for s in standings] for unit, standings in by.items()}
+            return print_json({**standings_by_unit, "search_steps": searched})
         for unit, standings in by.items():
             over = next(s.entry for s in standings if math.isnan(s.p_value))
             out.print(f"by {unit} to the target, speed-ups over {over}:", style="bold")
             print_table(report.rows(standings), False)
+        for line in report.of_search(searched):
+            out.print(line, markup=False)
         if held_out := [name for name in done.config.workloads if name not in by["steps"][0].ratios]:
             out.print(f"held out, a miss costs the base workload: {', '.join(held_out)}")
         failed = sum(row.status != "ok" for row in done.rows)

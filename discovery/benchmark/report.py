@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,18 @@ def rows(standings: Sequence[Standing]) -> list[dict[str, Any]]:
             "reached": f"{s.reached} of {len(s.times)}",
         }
         for s in standings
+    ]
+
+
+def of_search(search_steps: Mapping[str, int]) -> list[str]:
+    """A line for each entry whose schedule a search found, for people: what a table of steps leaves out.
+
+    >>> of_search({"adam@found.json": 280})
+    ['adam@found.json: its schedule took 280 steps of search, not counted above; with them each run of it is 280 steps longer']
+    """
+    return [
+        f"{label}: its schedule took {steps} steps of search, not counted above; with them each run of it is {steps} steps longer"
+        for label, steps in search_steps.items()
     ]
 
 

@@ -131,6 +131,15 @@ def entries_of(texts: Sequence[str]) -> dict[str, Entry]:
     return found
 
 
+def search_steps(texts: Sequence[str]) -> dict[str, int]:
+    """Label -> steps of the search that found the entry's schedule, of those whose schedule's file says so.
+
+    >>> search_steps(["adam", "lion@rex"])
+    {}
+    """
+    return {label: competitor.shape.search_steps for label, competitor in entries_of(texts).items() if competitor.shape.search_steps}
+
+
 class Trainer:
     """Runs trials of one entry on one workload; all of them share one executable.
 

@@ -3,7 +3,7 @@
 Its folder is that of `tasks.checkpoints`, and two files more:
 
     search.json     the search since the latest checkpoint, which is written after each stage
-    schedule.json   the learning rates that were found, for `--schedule FILE` and `schedules.load_recorded`
+    schedule.json   the learning rates that were found, and the search's steps, for `--schedule FILE` and `schedules.load_recorded`
 """
 
 import dataclasses
@@ -135,8 +135,9 @@ def train_online(
             recorder = _Recorder(folder, loop, stack.enter_context(Store(folder / CHECKPOINTS)), online.config, stop, on_chunk)
             result, state = recorder.train(lambda state: scored_splits(task, loop.train_state, _code(state), data))
     if result.status == stages.OK:
+        found = stages.found(online.config, state)
         for path in destinations(folder, SCHEDULE, online.output):
-            save_recorded(path, to_schedule(stages.found(online.config, state)), state.step)
+            save_recorded(path, to_schedule(found), state.step, found.search_steps)
     return result
 
 

@@ -4,7 +4,7 @@ Its folder is that of `tasks.checkpoints`, where a checkpoint holds all members 
 more:
 
     population.json   every round: what each member was trained at, its score and whose copy it became
-    schedule.csv      the winner's learning rate at every step, for `--schedule FILE`
+    schedule.csv      the winner's learning rate at every step, and the search's steps, for `--schedule FILE`
 """
 
 import dataclasses
@@ -139,7 +139,7 @@ def train_population(
             (folder / POPULATION).write_text(json.dumps(population.to_json(state)) + "\n")
     if result.status == population.OK:
         for path in destinations(folder, SCHEDULE, training.output):
-            save_recorded(path, winners_schedule(config, state), config.steps)
+            save_recorded(path, winners_schedule(config, state), config.steps, result.search_steps)
     return result
 
 

@@ -135,7 +135,8 @@ def make_rule(
     prepared, shape = prepare(name, learning_rate, weight_decay), find_schedule(schedule)
     rule = prepared.create(_times(prepared.settings["learning_rate"], shape.relative(steps)), steps)
     file = {} if shape.digest is None else {"schedule_file": shape.digest}
-    return Rule(shape.applied(rule, steps), {**prepared.settings, "schedule": schedule, **file})
+    search = {"schedule_search_steps": shape.search_steps} if shape.search_steps else {}
+    return Rule(shape.applied(rule, steps), {**prepared.settings, "schedule": schedule, **file, **search})
 
 
 def evaluated(opt_state: Any, params: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from ...schedules import ScheduleError, from_profile, load_recorded, plateau
+from ...schedules import ScheduleError, from_profile, load_recorded, plateau, recorded_search_steps
 from ...schedules import registry as schedules
 from ...schedules.recorded import SUFFIXES
 from ...schedules.registry import RelativeSchedule
@@ -26,6 +26,7 @@ class ScheduleSource(NamedTuple):
         relative: number of steps -> schedule, to be multiplied by the learning rate.
         summary: in one line.
         digest: of the file; None for a schedule of the registry, whose name says all.
+        search_steps: of the search that found it, where its file says; else 0.
         around: takes the rule and the number of steps, and gives the rule whose updates follow what is observed; None where the
             step says all.
     """
@@ -33,6 +34,7 @@ class ScheduleSource(NamedTuple):
     relative: RelativeSchedule
     summary: str
     digest: str | None
+    search_steps: int = 0
     around: Around | None = None
 
     def applied(self, rule: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
@@ -61,14 +63,18 @@ def find_schedule(name: str) -> ScheduleSource:
     if name == PLATEAU:
         falls = optax.constant_schedule(1.0)
         return ScheduleSource(
-            lambda steps: falls, "falls where the training loss does not", None, lambda rule, steps: optax.chain(rule, plateau(steps))
+            lambda steps: falls,
+            "falls where the training loss does not",
+            None,
+            around=lambda rule, steps: optax.chain(rule, plateau(steps)),
         )
     if is_python(name):
         return _from_python(name)
     if name.endswith(SUFFIXES):
-        profile = load_recorded(name)
-        with open(name, "rb") as file:
-            return ScheduleSource(lambda steps: from_profile(profile, 1.0, steps), "recorded learning rates", digest_of(file.read()))
+        profile, digest = load_recorded(name), digest_of(Path(name).read_bytes())
+        return ScheduleSource(
+            lambda steps: from_profile(profile, 1.0, steps), "recorded learning rates", digest, recorded_search_steps(name)
+        )
     try:
         row = schedules.get(name)
     except ScheduleError as error:
@@ -99,7 +105,7 @@ def _from_python(name: str) -> ScheduleSource:
     first_line = (inspect.getdoc(factory) or factory.__name__).partition("\n")[0]
     if "optimizer" in parameters:
         constant = optax.constant_schedule(1.0)
-        return ScheduleSource(lambda steps: constant, first_line, digest, lambda rule, steps: _wrapped(name, factory, rule, steps))
+        return ScheduleSource(lambda steps: constant, first_line, digest, around=lambda rule, steps: _wrapped(name, factory, rule, steps))
     peak = {name: 1.0 for name in ("init_value", "peak_value") if name in parameters}
 
     def relative(steps: int) -> optax.Schedule:

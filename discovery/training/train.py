@@ -196,6 +196,8 @@ def _view(console: Console, job: Job, silent: bool) -> Iterator[OnChunk | None]:
         yield None
         return
     rate, schedule = f"{job.settings['learning_rate']:g}", job.settings["schedule"]
+    if steps := job.settings.get("schedule_search_steps"):
+        schedule = f"{schedule} (found in {steps} steps of search)"
     what = f"{job.task.name}, {job.settings['optimizer']}, learning rate {rate}, {schedule}, {job.steps} steps, seed {job.seed}"
     console.print(what, markup=False)
     if not console.is_terminal:

@@ -143,7 +143,7 @@ class _Tried(NamedTuple):
 
 def _forecasts(config: AutoLRSConfig, loop: Loop, state: State, rates: Sequence[float]) -> _Tried:
     end = _length(config, state)
-    windows = _windows(config, loop, rates, state.window, end)
+    windows = _windows(config, loop, state, rates)
     reference = state.reference or tuple(windows[0][0].tolist())
     forecasts, told = [], []
     for losses, steps in windows:
@@ -183,11 +183,10 @@ def _asked(config: AutoLRSConfig, state: State, process: bayes.BayesState) -> tu
     return [*first, *(float(rate) for rate in points[:, 0])], process
 
 
-def _windows(
-    config: AutoLRSConfig, loop: Loop, rates: Sequence[float], window: int, end: int
-) -> list[tuple[np.ndarray, np.ndarray | None]]:
+def _windows(config: AutoLRSConfig, loop: Loop, state: State, rates: Sequence[float]) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """The losses of each rate from where the loop stands, and the steps where they are not 1, 2, ..."""
-    if end >= config.validation_from:
+    window = state.window
+    if state.stage >= config.validation_from:  # a last stage that the run's end cuts short is judged as the others
         steps = np.unique(np.linspace(0, window, min(config.validation_points, window)).round().astype(int))
         return [(_from_here(loop, lambda rate=rate: _validated(loop, rate, steps)), steps) for rate in rates]
     if loop.run_candidates is not None:

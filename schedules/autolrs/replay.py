@@ -37,6 +37,7 @@ class Found(NamedTuple):
         pieces: by their first steps, rising.
         cooldown: steps of the linear fall to zero that ends the last piece; 0 for none.
         end: the step that it ends before, where the rate is 0.
+        search_steps: steps that finding it took, beside the run's own.
     """
 
     warmup_steps: int
@@ -44,6 +45,7 @@ class Found(NamedTuple):
     pieces: tuple[Piece, ...]
     cooldown: int = 0
     end: int = 0
+    search_steps: int = 0
 
 
 def to_schedule(found: Found) -> optax.Schedule:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 from . import optimizer as bayes
 from .replay import Found, Piece
-from .settings import Axis, BayesConfig, BayesError, LowerConfidenceBound
+from .settings import Axis, BayesConfig, BayesError, ExpectedImprovement, LowerConfidenceBound
 
 SPREAD_RATES = 2  # of a stage, after the lowest rate and before the process is asked; none where there is a prior
 COOLDOWN = 0.3  # share of a run, of its end
 OK, NONFINITE = "ok", "nonfinite"
+LCB, EI = "lcb", "ei"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,12 @@ class AutoLRSConfig:
             validation loss behind the fall, see `cooled`; 0 for none, and for forecasts.
         warmup: steps of a linear warm-up that is not searched.
         warmup_rate: that it leads to; the geometric mean of the lowest and the highest where None.
-        validation_from: length of a stage from which candidates are judged by validation losses; training losses before.
+        validation_from: length of a stage from which candidates are judged by validation losses; training losses before. A last stage
+            that is cut short by the end of the run counts with the length that it was to have.
         validation_points: validation losses a candidate.
         batch: candidates asked for, and with `Loop.run_candidates` run, at once.
-        kappa: of the acquisition, the lower confidence bound.
+        acquisition: which rates are promising: 'lcb', the lower confidence bound, as published, or 'ei', the expected improvement.
+        kappa: of the lower confidence bound.
         prior_variance: where given, a stage starts from the points of the one before, with this noise variance in units of their own.
         seed: of the first candidates.
     """
@@ -50,6 +53,7 @@ class AutoLRSConfig:
     validation_from: int = 8000
     validation_points: int = 16
     batch: int = 1
+    acquisition: str = LCB
     kappa: float = 2.0
     prior_variance: float | None = None
     seed: int = 0
@@ -69,6 +73,8 @@ class AutoLRSConfig:
         for name, lowest in least.items():
             if getattr(self, name) < lowest:
                 raise BayesError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
+        if self.acquisition not in (LCB, EI):
+            raise BayesError(f"acquisition must be '{LCB}' or '{EI}', got {self.acquisition!r}")
         if self.window > self.stage:
             raise BayesError(f"a window of {self.window} steps does not fit into a stage of {self.stage}")
         if self.prior_variance is not None and not self.prior_variance > 0:
@@ -191,7 +197,7 @@ def process_config(config: AutoLRSConfig, state: State) -> BayesConfig:
     prior = 0 if state.prior is None else len(state.prior.values)
     return BayesConfig(
         (Axis(config.lowest, config.highest, log=True),),
-        LowerConfidenceBound(config.kappa),
+        ExpectedImprovement() if config.acquisition == EI else LowerConfidenceBound(config.kappa),
         num_initial=0 if prior else max(SPREAD_RATES, config.batch) if config.cooldown else SPREAD_RATES,
         # One size for all stages, so that one executable serves them.
         capacity=config.candidates * (1 if config.prior_variance is None else 2),
@@ -202,7 +208,8 @@ def process_config(config: AutoLRSConfig, state: State) -> BayesConfig:
 def found(config: AutoLRSConfig, state: State) -> Found:
     """The schedule of the finished stages, to be saved and replayed with `replay`."""
     pieces = tuple(Piece(stage.start, stage.rate) for stage in state.stages)
-    return Found(config.warmup, config.peak_of_warmup if config.warmup else 0.0, pieces, config.cooldown, config.steps)
+    warmup_rate = config.peak_of_warmup if config.warmup else 0.0
+    return Found(config.warmup, warmup_rate, pieces, config.cooldown, config.steps, state.search_steps)
 
 
 def to_json(state: State) -> dict[str, Any]:

@@ -77,12 +77,12 @@ def _noisy(problem, seed):
     return lambda point: problem.function(point) + (generator.normal(0, problem.noise) if problem.noise else 0.0)
 
 
-def ours(problem, seed):
-    """What ours finds."""
+def ours(problem, seed, batch=1):
+    """What ours finds, asked for as many points at once."""
     config, function = BayesConfig(problem.axes, problem.acquisition, capacity=64, seed=seed), _noisy(problem, seed)
     state = bayes.init(config)
-    for _ in range(problem.evaluations):
-        points, state = bayes.ask(config, state)
+    for _ in range(problem.evaluations // batch):
+        points, state = bayes.ask(config, state, batch)
         state = bayes.tell(config, state, points, [function(point) for point in points])
     chosen = bayes.recommend if problem.noise else bayes.best
     return float(problem.function(chosen(config, state).point))

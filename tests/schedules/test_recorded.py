@@ -42,6 +42,25 @@ def test_points_are_joined_by_lines(tmp_path):
         np.testing.assert_allclose([profile(p) for p in (0.0, 0.05, 0.1, 0.55, 1.0)], [0, 0.5, 1, 0.5, 0], atol=2e-3)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_a_found_schedule_says_what_its_search_took_and_replays_as_without(tmp_path, suffix):
+    with_steps, without = tmp_path / f"with.{suffix}", tmp_path / f"without.{suffix}"
+    s.save_recorded(with_steps, s.create("rex", 0.3, 20), 20, search_steps=2500)
+    s.save_recorded(without, s.create("rex", 0.3, 20), 20)
+    assert [s.recorded_search_steps(path) for path in (with_steps, without)] == [2500, 0]
+    profiles = [s.load_recorded(path) for path in (with_steps, without)]
+    assert all(profiles[0](p) == profiles[1](p) for p in np.linspace(0, 1, 33))
+
+
+@pytest.mark.parametrize("said", [-1, 0.5, "many", True, [], [1, 2], None])
+def test_a_number_of_search_steps_that_is_none_is_refused_in_one_line(tmp_path, said):
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps({"step": [0, 1], "learning_rate": [1, 0.5], "search_steps": said}))
+    with pytest.raises(s.ScheduleError, match="search_steps") as refusal:
+        s.recorded_search_steps(path)
+    assert "found.json" in str(refusal.value) and "\n" not in str(refusal.value)
+
+
 BAD = {
     "empty.csv": ("", "is empty"),
     "headless.csv": ("0,1\n1,0\n", "needs learning_rate and one of step and progress, got '0', '1'"),

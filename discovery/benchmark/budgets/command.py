@@ -10,7 +10,8 @@ from ...terminal.options import INTERRUPTED
 from ...terminal.output import out, print_json, print_table
 from ...terminal.view import counted
 from .. import workloads
-from ..trial import SCHEDULE, split
+from ..report import of_search
+from ..trial import SCHEDULE, search_steps, split
 from . import table
 from .cell import steps_at
 from .study import BudgetConfig, BudgetStudy, evaluate_budgets
@@ -75,13 +76,13 @@ def _has_steps(name: str, budget: int) -> bool:
 
 
 def _report(study: BudgetStudy, reference: str | None, as_json: bool) -> int:
-    rows = table.rows(study.cells)
+    rows, searched = table.rows(study.cells), search_steps(study.config.entries)
     compared = [] if reference is None else table.against(study.cells, reference)
     table.write_csv(study.path / "cells.csv", study.cells)
     table.draw(study.path / "ranks.png", study.cells, f"{len(study.config.workloads)} workloads, learning rates tuned in multiples of 3")
     if as_json:
         cells = [{**cell._asdict(), "learning_rate": cell.learning_rate if cell.losses else None} for cell in study.cells]
-        return print_json({"schedules": rows, "against": compared, "cells": cells})
+        return print_json({"schedules": rows, "against": compared, "cells": cells, "search_steps": searched})
     rules = list(dict.fromkeys(cell.rule for cell in study.cells))
     for rule in rules if len(rules) > 1 else ():
         out.print(f"{rule}: mean rank of each schedule, 1 is best", style="bold")
@@ -95,6 +96,8 @@ def _report(study: BudgetStudy, reference: str | None, as_json: bool) -> int:
         print_table(
             [{k: f"{v:+.4f}" if isinstance(v, float) else "" if v is None else v for k, v in row.items()} for row in compared], False
         )
+    for line in of_search(searched):
+        out.print(line, markup=False)
     failed, at_edge = sum(not cell.losses for cell in study.cells), sum(cell.at_edge for cell in study.cells)
     out.print(f"{len(study.cells)} cells; in {failed} none succeeded, in {at_edge} the best was the last one tried")
     out.print(f"cells and picture: {study.path}")

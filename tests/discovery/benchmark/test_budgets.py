@@ -192,4 +192,5 @@ def test_the_command_prints_a_table_or_json(tmp_path, stepsmith):
     assert "mean rank" in out and "2 cells; in 0 none succeeded" in out
     found = json.loads(stepsmith(*command, "--json")[1])
     assert {row["schedule"] for row in found["schedules"]} == {"linear", "rex"} and len(found["cells"]) == 2
+    assert found["search_steps"] == {}
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"cells.csv", "ranks.png", "ledger.sqlite"}

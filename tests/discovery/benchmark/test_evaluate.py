@@ -19,10 +19,11 @@ from stepsmith.discovery.benchmark import baselines, looks, space, targets, work
 from stepsmith.discovery.benchmark.comparison import Pool
 from stepsmith.discovery.benchmark.evaluate import evaluate
 from stepsmith.discovery.benchmark.record import Comparison, EvaluateConfig, read
-from stepsmith.discovery.benchmark.trial import Trainer, entry
+from stepsmith.discovery.benchmark.trial import Trainer, entry, search_steps
 from stepsmith.discovery.config import ConfigError
 from stepsmith.discovery.export import to_optax
 from stepsmith.discovery.language import load
+from stepsmith.schedules import save_recorded
 from stepsmith.tasks import DataError, scores, train
 
 pytestmark = pytest.mark.heavy
@@ -296,6 +297,20 @@ def test_a_target_of_another_version_is_asked_for_and_can_be_set(tmp_path, monke
     targets.cache_path().unlink()
     targets.put({SMALL: [[9.0, 3.0], [2.0], [1.0]]}, targets.cache_path())
     assert targets.get(SMALL) == 2.0
+
+
+def test_the_steps_of_a_search_for_a_schedule_are_named_under_the_table(tmp_path, stepsmith):
+    found = tmp_path / "found.json"
+    save_recorded(found, optax.linear_schedule(0.1, 0.0, 50), 50, search_steps=280)
+    entry_of_it = f"sgd@{found}"
+    assert search_steps(("sgd@rex", entry_of_it)) == {entry_of_it: 280}
+    command = ["evaluate", "sgd@linear", entry_of_it, "--workloads", SMALL, "--run", tmp_path / "run", "--workers", "1"]
+    command += ["--trials", "2", "--trials-per-study", "1", "--studies", "2", "--alone"]
+    code, out, err = stepsmith(*command)
+    assert code == 0, err
+    said = " ".join(out.split())
+    assert "found.json: its schedule took 280 steps of search, not counted above" in said and said.count("of search") == 1
+    assert json.loads(stepsmith(*command, "--json")[1])["search_steps"] == {entry_of_it: 280}
 
 
 BAD = {

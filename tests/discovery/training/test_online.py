@@ -1,9 +1,12 @@
-"""AutoLRS on our tasks: its schedule replayed is the run itself, candidates leave no trace, killed runs go on, bad input is refused."""
+"""AutoLRS on our tasks: its schedule replayed is the run itself, candidates leave no trace, bad input is refused."""
 
+import dataclasses
 import json
 from operator import attrgetter
+from typing import ClassVar
 
 import chex
+import jax
 import numpy as np
 import optax
 import pytest
@@ -12,10 +15,11 @@ from stepsmith.discovery.training import online as online_module
 from stepsmith.discovery.training.online import train_online
 from stepsmith.discovery.training.schedule_loop import LoopError, TaskLoop
 from stepsmith.discovery.training.train import line, make_job, run_job
-from stepsmith.schedules import recorded_peak
+from stepsmith.schedules import recorded_peak, recorded_search_steps
 from stepsmith.schedules.autolrs.controller import falling
 from stepsmith.tasks import get, train
 from stepsmith.tasks.checkpoints import CheckpointError
+from stepsmith.tasks.supervised import Supervised
 
 TASK, STEPS = "quadratic", 90
 LEARNED = attrgetter("params", "opt_state")  # of a training state
@@ -52,6 +56,66 @@ def test_a_restored_loop_meets_the_same_batches():
     np.testing.assert_array_equal(loop.run(0.01, 7), first)
     assert other[0] == first[0]  # before any update at the new rate
     assert not np.array_equal(other, first)
+
+
+@pytest.mark.parametrize("name", ["tabular", "fashion_cnn"])  # dropout, which draws at every step; batch norm, whose statistics move
+def test_candidates_of_one_snapshot_at_one_rate_are_one(name, task_or_skip):
+    task = task_or_skip(name)
+    loop = TaskLoop(task, optax.adam, seed=1)
+    loop.run(0.01, 2)
+    before, ends, losses = loop.snapshot(), [], []
+    for rate in (0.01, 0.1, 0.01):
+        loop.restore(before)
+        losses.append(loop.run(rate, 3))
+        ends.append(loop.train_state)
+    np.testing.assert_array_equal(losses[0], losses[2])
+    chex.assert_trees_all_equal(ends[0]._replace(key=0), ends[2]._replace(key=0))
+    assert losses[1][0] == losses[0][0] and losses[1][-1] != losses[0][-1]
+    loop.restore(before)
+    rows = loop.run_candidates([0.01, 0.1, 0.01], 3)
+    np.testing.assert_array_equal(rows[0], rows[2])
+    np.testing.assert_allclose(rows[:2], losses[:2], rtol=1e-3, atol=1e-4)
+    if name == "fashion_cnn":
+        assert any((one != other).any() for one, other in zip(*map(jax.tree.leaves, (before.state, ends[0].state)), strict=True))
+    else:
+        batch = task.batch(task.load(), jax.random.key(0), "train")
+        assert len({float(task.loss(before.params, before.state, batch, jax.random.key(key))[0]) for key in range(3)}) == 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Guarded(Supervised):
+    """Notes how many examples the search scores; those of the test split are kept back until the search is over."""
+
+    sizes: ClassVar[list[int]] = []
+    over: ClassVar[list[int]] = []
+
+    def examples(self, data, split):
+        assert split != "test" or self.over, "the search asks for the test split"
+        return super().examples(data, split)
+
+    def metric(self, params, state, batch):
+        if not self.over:
+            self.sizes.append(len(batch["label"]))
+        return super().metric(params, state, batch)
+
+
+@pytest.mark.parametrize(("schedule", "changes"), [("autolrs", {"validation_from": 2}), ("autolrs:cooled", {})])
+def test_a_search_sees_the_whole_validation_split_and_nothing_of_the_test_split(schedule, changes, monkeypatch):
+    monkeypatch.setattr(Guarded, "sizes", [])
+    monkeypatch.setattr(Guarded, "over", [])
+    usual = get("digits_mlp")
+    task = Guarded(**{field.name: getattr(usual, field.name) for field in dataclasses.fields(usual)} | {"name": f"guarded {schedule}"})
+    finder = make_job("digits_mlp", "adam", schedule=schedule, steps=40, learning_rate=0.01).finder
+    finder = finder._replace(config=dataclasses.replace(finder.config, candidates=3, **changes))
+
+    def ended(state, losses):
+        if int(state.step) == 40:
+            task.over.append(1)
+
+    result = train_online(task, finder, on_chunk=ended)
+    data = usual.load()
+    assert {*task.sizes} == {len(data["validation"]["label"])} != {len(data["test"]["label"])}
+    assert result.status == "ok" and task.over and "test" in result.scores
 
 
 def test_candidates_at_once_are_the_candidates_one_by_one_and_leave_the_loop_alone():
@@ -125,6 +189,15 @@ def test_the_schedule_found_replayed_gives_the_run_itself(whole):
     chex.assert_trees_all_close(result.train_state.params, again.train_state.params, rtol=1e-4, atol=1e-6)
 
 
+def test_the_search_counts_where_its_schedule_is_replayed(whole, stepsmith):
+    folder, result = whole
+    assert recorded_search_steps(folder / "schedule.json") == result.search_steps
+    command = ["train", TASK, "--optimizer", "adam", "--steps", 20, "--schedule", folder / "schedule.json"]
+    assert f"schedule.json (found in {result.search_steps} steps of search), 20 steps" in " ".join(stepsmith(*command)[1].split())
+    assert json.loads(stepsmith(*command, "--json")[1])["schedule_search_steps"] == result.search_steps
+    assert "schedule_search_steps" not in make_job(TASK, "adam").settings
+
+
 def test_it_says_what_it_did(whole):
     folder, result = whole
     assert (result.status, result.steps) == ("ok", STEPS)
@@ -139,34 +212,6 @@ def test_a_finished_run_is_left_as_it_is(whole):
     again = run_job(_job(), folder)
     assert (again.status, again.resumed_from, again.search_steps) == ("ok", STEPS, result.search_steps)
     chex.assert_trees_all_equal(LEARNED(again.train_state), LEARNED(result.train_state))
-
-
-@pytest.mark.parametrize("calls", [1, 3, 4, 5])
-def test_an_interrupted_run_goes_on_to_the_same_schedule(whole, calls, tmp_path, monkeypatch):
-    """Cut off before the candidates of a stage, between them, and after a stage."""
-    folder, result = whole
-    made, usual = [], TaskLoop.run_candidates
-
-    def cut(self, rates, steps):
-        made.append(1)
-        if len(made) == calls:
-            raise KeyboardInterrupt
-        return usual(self, rates, steps)
-
-    monkeypatch.setattr(TaskLoop, "run_candidates", cut)
-    with pytest.raises(KeyboardInterrupt):
-        run_job(_job(), tmp_path)
-    again = run_job(_job(), tmp_path)
-    chex.assert_trees_all_equal(LEARNED(again.train_state), LEARNED(result.train_state))
-    assert (tmp_path / "schedule.json").read_text() == (folder / "schedule.json").read_text()
-    assert (tmp_path / "curve.csv").read_text() == (folder / "curve.csv").read_text()
-    # What was tried before the cut was not tried again: two calls a stage, and the one that was cut.
-    assert len(made) == 2 * _searched_stages(folder) + 1
-
-
-def _searched_stages(folder):
-    search = json.loads((folder / "search.json").read_text())
-    return len(search["stages"]) + 1
 
 
 def test_a_folder_of_another_run_is_refused(whole):

@@ -11,7 +11,7 @@ import pytest
 
 from stepsmith.discovery.training.population_loop import PopulationError, TaskPopulation
 from stepsmith.discovery.training.train import line, make_job, run_job
-from stepsmith.schedules import from_profile, load_recorded, population, recorded_peak
+from stepsmith.schedules import from_profile, load_recorded, population, recorded_peak, recorded_search_steps
 from stepsmith.schedules.population import Hyperparameter, PopulationConfig
 from stepsmith.tasks import get, train
 from stepsmith.tasks.checkpoints import CheckpointError
@@ -97,6 +97,7 @@ def test_the_winners_schedule_replayed_is_the_winners_run(whole):
 def test_it_says_what_it_did(whole):
     folder, result = whole
     assert f"{STEPS} steps and {7 * STEPS} of search" in line(result)
+    assert recorded_search_steps(folder / "schedule.csv") == 7 * STEPS
     assert len((folder / "curve.csv").read_text().splitlines()) == STEPS + 1
     rounds = population.from_json(json.loads((folder / "population.json").read_text())).rounds
     assert len(rounds) == 20 and all(len(one.values) == 8 for one in rounds)

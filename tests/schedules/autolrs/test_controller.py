@@ -9,8 +9,8 @@ import pytest
 from stepsmith.schedules.autolrs import stages
 from stepsmith.schedules.autolrs.controller import Loop, advance, falling, run
 from stepsmith.schedules.autolrs.replay import to_schedule
-from stepsmith.schedules.autolrs.settings import BayesError
-from stepsmith.schedules.autolrs.stages import AutoLRSConfig, begin, cooled, found, scaled
+from stepsmith.schedules.autolrs.settings import BayesError, ExpectedImprovement, LowerConfidenceBound
+from stepsmith.schedules.autolrs.stages import AutoLRSConfig, begin, cooled, found, process_config, scaled
 
 CONFIG = AutoLRSConfig(steps=300, lowest=1e-4, highest=10.0, window=20, stage=100, largest_window=20)
 
@@ -205,12 +205,33 @@ def test_the_acquisition_does_not_only_explore():
     assert np.median(distances(AutoLRSConfig(steps=1000).kappa)) < 0.6 * np.median(distances(1e6))
 
 
+def test_the_acquisition_is_chosen_and_chooses_the_rates():
+    for make in (AutoLRSConfig, scaled, cooled):
+        usual, other = make(2000, kappa=1.5), make(2000, acquisition="ei")
+        assert process_config(usual, begin(usual)).acquisition == LowerConfidenceBound(1.5)
+        assert process_config(other, begin(other)).acquisition == ExpectedImprovement()
+    tried, ends = {}, {}
+    for acquisition in ("lcb", "ei"):
+        model = Quadratic()
+        state = run(dataclasses.replace(CONFIG, acquisition=acquisition), model.loop())
+        assert (state.status, state.step, len(state.stages)) == ("ok", CONFIG.steps, 3)
+        tried[acquisition], ends[acquisition] = [one.rate for one in state.stages[0].candidates], model.loss()
+    first = 1 + stages.SPREAD_RATES  # before the process is asked
+    assert tried["lcb"][:first] == tried["ei"][:first]
+    assert not set(tried["lcb"][first:]) & set(tried["ei"][first:])
+    assert max(ends.values()) < Quadratic().loss() / 10
+
+
 def test_validation_losses_judge_candidates_of_long_stages():
     model = Quadratic()
     config = dataclasses.replace(CONFIG, steps=200, candidates=3, validation_from=100, validation_points=16)
     state = run(config, model.loop())
     assert model.evaluations == 2 * 3 * 16
     assert state.search_steps == 2 * 3 * CONFIG.window
+    cut_short = Quadratic()
+    state = run(dataclasses.replace(config, steps=250), cut_short.loop())
+    assert [stage.length for stage in state.stages] == [100, 100, 50]
+    assert cut_short.evaluations == 3 * 3 * 16
     silent = Quadratic()
     run(dataclasses.replace(config, validation_from=101), silent.loop())
     assert silent.evaluations == 0
@@ -372,6 +393,7 @@ def test_what_cannot_be_used_is_refused():
         ({"lowest": 0.0}, "above 0"),
         ({"warmup": 290}, "too short"),
         ({"prior_variance": 0.0}, "prior_variance"),
+        ({"acquisition": "ucb"}, "acquisition must be 'lcb' or 'ei', got 'ucb'"),
         ({"cooldown": -1}, "cooldown must be at least 0"),
         ({"cooldown": 281}, "too short"),
     ]:

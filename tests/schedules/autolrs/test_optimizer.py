@@ -166,8 +166,9 @@ def test_what_cannot_be_used_is_refused():
         Axis(1.0, 1.0)
     with pytest.raises(BayesError, match="above 0"):
         Axis(0.0, 1.0, log=True)
-    with pytest.raises(BayesError, match="1 to 10 axes"):
-        BayesConfig(())
+    for number in (0, 11):
+        with pytest.raises(BayesError, match=f"1 to 10 axes can be searched, got {number}"):
+            BayesConfig((Axis(0.0, 1.0),) * number)
     with pytest.raises(BayesError, match="outside its axis"):
         bayes.tell(RATE, bayes.init(RATE), [[2.0]], [0.0])
     with pytest.raises(BayesError, match="outside its axis"):
@@ -184,6 +185,18 @@ def test_not_worse_than_another_library(name):
     """Medians of five; tests/benchmarks/bayes_library.py has fifteen, and random points, which do as well as both on the noisy one."""
     ours, theirs = ([who(library.PROBLEMS[name], seed) for seed in range(5)] for who in (library.ours, library.theirs))
     assert statistics.median(ours) <= statistics.median(theirs)
+
+
+def _ellipsoid(point):
+    """Lowest 0, off the middle; the tenth axis weighs ten times the first."""
+    return float(np.arange(1, 11) @ (np.asarray(point) - np.linspace(-3.0, 4.0, 10)) ** 2)
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_ten_axes_are_searched_one_point_at_a_time_or_several(batch):
+    problem = library.Problem(_ellipsoid, (Axis(-5.12, 5.12),) * 10, 60)
+    luckiest = min(library.at_random(problem, seed) for seed in range(10))
+    assert statistics.median(library.ours(problem, seed, batch) for seed in range(3)) < luckiest / 2
 
 
 def test_initial_points_are_spread_evenly():
