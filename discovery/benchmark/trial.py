@@ -10,19 +10,16 @@ import jax
 import numpy as np
 import optax
 from jax import Array
-from optax.contrib import ScheduleFreeState
 
-from ...schedules import plateau
 from ...tasks.base import load_on_device
 from ...tasks.training import OK, STATUS_NAMES, TrainState, start, take_steps
 from ..config import ConfigError
 from ..evaluate import Status
-from ..training.rules import RuleError, Source, evaluated, find
-from ..training.schedule_sources import ScheduleSource, find_schedule
+from ..training.rules import RuleError, Source, averages, evaluated, find
+from ..training.schedule_sources import PLATEAU, ScheduleSource, find_schedule, with_feedback
 from . import workloads
 
 SCHEDULE = "linear"  # of an entry that names none
-PLATEAU = "plateau"  # in the place of a schedule: the learning rate falls where the training loss does not
 _MATRIX = jax.ShapeDtypeStruct((2, 2), np.float32)  # that an entry's rule is tried on
 SELF_TUNING_BUDGET = 3  # a rule that is not tuned gets so many times the steps, as in AlgoPerf
 
@@ -52,22 +49,21 @@ class Entry(NamedTuple):
     @property
     def averages(self) -> bool:
         """Whether the rule is scored at an average of the parameters it moves, see `rules.evaluated`."""
-        rule = self.source.create(lambda step: 0.1, 10)
-        return isinstance(jax.eval_shape(rule.init, _MATRIX), ScheduleFreeState)
+        return averages(self.source.create(lambda step: 0.1, 10))
 
     def is_edited(self) -> bool:
         """Whether one of its files is another one by now, or none."""
         if self.digest is None:
             return False
         try:
-            return (find(self.rule).digest, _shape(self.schedule).digest) != (self.source.digest, self.shape.digest)
+            return (find(self.rule).digest, find_schedule(self.schedule).digest) != (self.source.digest, self.shape.digest)
         except (ValueError, OSError):
             return True
 
     def create(self, learning_rate: optax.Schedule, steps: int, **settings: Any) -> optax.GradientTransformation:
         """The rule; the entry's schedule is not in it, unless that is decay on plateau, which is no function of the step."""
         rule = self.source.create(learning_rate, steps, **settings)
-        return optax.chain(rule, plateau(steps)) if self.schedule == PLATEAU else rule
+        return with_feedback(rule, self.schedule, steps)
 
 
 class TrialResult(NamedTuple):
@@ -94,7 +90,7 @@ def entry(text: str) -> Entry:
     schedule = named or SCHEDULE
     if not rule:
         raise EntryError(f"{text!r} names no rule; an entry is RULE or RULE@SCHEDULE, such as adamw@cosine")
-    found = Entry(rule, schedule, find(rule), _shape(schedule))
+    found = Entry(rule, schedule, find(rule), find_schedule(schedule))
     own = dict.fromkeys(found.source.settings, 0.5)
     try:
         transformation = optax.with_extra_args_support(found.create(lambda step: 0.1, 10, **own))
@@ -119,12 +115,6 @@ def split(text: str) -> tuple[str, str | None]:
     if not at or ("/" in schedule and not Path(schedule.partition(":")[0]).is_file()):
         return text, None
     return rule, schedule
-
-
-def _shape(schedule: str) -> ScheduleSource:
-    if schedule == PLATEAU:
-        return ScheduleSource(lambda steps: optax.constant_schedule(1.0), "falls where the training loss does not", None)
-    return find_schedule(schedule)
 
 
 def entries_of(texts: Sequence[str]) -> dict[str, Entry]:

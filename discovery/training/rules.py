@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
+import numpy as np
 import optax
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
@@ -15,7 +17,7 @@ from ..export import separate
 from ..language import SCHEDULE, Program, as_transformation, load, to_text
 from ..language import names as program_names
 from .modules import digest_of, function_of, is_python, said
-from .schedule_sources import find_schedule
+from .schedule_sources import PLATEAU, find_schedule, with_feedback
 
 PROGRAM = "program:"  # before a name that is also one of optax's
 SETTINGS = ("weight_decay", "b1", "b2")  # what a rule may have beside its learning rate
@@ -118,7 +120,8 @@ def make_rule(
     Args:
         name: as in `find`.
         steps: length of the run.
-        schedule: a name in `stepsmith.schedules` or a file, relative to the learning rate; see `schedule_sources.find_schedule`.
+        schedule: a name in `stepsmith.schedules`, 'plateau' or a file, relative to the learning rate; see
+            `schedule_sources.find_schedule`.
         learning_rate: the highest; the rule's own where None. A program or file from which the rate cannot be separated
             takes it as a factor, 1 as found.
         weight_decay: the rule's own where None.
@@ -134,8 +137,17 @@ def make_rule(
     """
     prepared, shape = prepare(name, learning_rate, weight_decay), find_schedule(schedule)
     transformation = prepared.create(_times(prepared.settings["learning_rate"], shape.relative(steps)), steps)
+    if schedule == PLATEAU and averages(transformation):
+        raise RuleError(f"{name}: this rule averages in place of a schedule, which leaves nothing to decay; leave {PLATEAU} out")
+    transformation = with_feedback(transformation, schedule, steps)
     file = {} if shape.digest is None else {"schedule_file": shape.digest}
     return Rule(transformation, {**prepared.settings, "schedule": schedule, **file})
+
+
+def averages(rule: optax.GradientTransformation) -> bool:
+    """Whether the rule is scored at an average of the parameters it moves, see `evaluated`."""
+    # Shapes alone: an array would open a device, also where only names are looked up.
+    return isinstance(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((2, 2), np.float32)), ScheduleFreeState)
 
 
 def evaluated(opt_state: Any, params: Any) -> Any:

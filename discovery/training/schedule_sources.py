@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from ...schedules import ScheduleError, from_profile, load_recorded
+from ...schedules import ScheduleError, from_profile, load_recorded, plateau
 from ...schedules import registry as schedules
 from ...schedules.recorded import SUFFIXES
 from ...schedules.registry import RelativeSchedule
 from .modules import digest_of, function_of, is_python, said
+
+PLATEAU = "plateau"  # in the place of a schedule: the learning rate falls where the training loss does not
 
 
 class ScheduleSource(NamedTuple):
@@ -32,7 +34,8 @@ def find_schedule(name: str) -> ScheduleSource:
     """Finds the schedule that a user names.
 
     Args:
-        name: a name in `stepsmith.schedules`, alone or with a sampling rate ('rex:50-75'); else a file: learning rates recorded
+        name: a name in `stepsmith.schedules`, alone or with a sampling rate ('rex:50-75'); 'plateau', whose part as a function of the
+            step is constant, the rest is `with_feedback`; else a file: learning rates recorded
             as .csv or .json (the format is in `schedules.recorded`), of which the shape counts, or 'mine.py' or 'mine.py:function',
             which is imported: a function of `decay_steps` that returns an optax schedule. It may have an `init_value` or
             `peak_value`, as optax's do, and gets 1 there.
@@ -45,6 +48,8 @@ def find_schedule(name: str) -> ScheduleSource:
         >>> source.summary, float(source.relative(100)(50))
         ('1 - t/T', 0.5)
     """
+    if name == PLATEAU:
+        return ScheduleSource(lambda steps: optax.constant_schedule(1.0), "falls where the training loss does not", None)
     if is_python(name):
         return _from_python(name)
     if name.endswith(SUFFIXES):
@@ -56,6 +61,11 @@ def find_schedule(name: str) -> ScheduleSource:
     except ScheduleError as error:
         raise ScheduleError(f"{error}; or give a .csv or .json file of learning rates, or a .py file") from error
     return ScheduleSource(row.relative, row.summary, None)
+
+
+def with_feedback(rule: optax.GradientTransformation, schedule: str, steps: int) -> optax.GradientTransformation:
+    """The rule with the part of the schedule that is no function of the step: decay on plateau, where that is its name."""
+    return optax.chain(rule, plateau(steps)) if schedule == PLATEAU else rule
 
 
 def check_output(output: Path | None) -> None:

@@ -14,9 +14,10 @@ from ...config import ConfigError
 from ...evaluate import Result, Status
 from ...evaluate.identity import digest_of
 from ...ledger import TrialRow, locked
+from ...training.schedule_sources import PLATEAU
 from .. import workloads
 from ..runner import BUDGET_STUDY, LOCK, OnProgress, held, opened, run_jobs
-from ..trial import PLATEAU, Entry, as_json, as_losses, entries_of
+from ..trial import Entry, as_json, as_losses, entries_of
 from .cell import MULTIPLE, CellRun, steps_at
 from .worker import CellJob, CellSpec
 
