@@ -6,11 +6,12 @@ training loop; `hypergradient` and `self_tuning` tune the learning rate as train
 """
 
 from .current import current_learning_rate
-from .decays import inverse_square_root, rex, step_decay, with_warmup, wsd
+from .decays import inverse_square_root, one_cycle, rex, step_decay, with_warmup, wsd
 from .hypergradient import Bounds, HypergradientState, hypergradient_descent, multiplicative_hypergradient_descent
 from .plateau import plateau
 from .profiles import (
     COOLDOWNS,
+    FromEnd,
     Profile,
     ScheduleError,
     constant_profile,
@@ -19,6 +20,7 @@ from .profiles import (
     inverse_square_root_profile,
     linear_profile,
     mirror_cosine_profile,
+    one_cycle_profile,
     polynomial_profile,
     rex_profile,
     sqrt_profile,
@@ -46,6 +48,7 @@ __all__ = [
     "SAMPLINGS",
     "SCHEDULES",
     "Bounds",
+    "FromEnd",
     "GradientNorms",
     "HypergradientState",
     "LastIterateBound",
@@ -76,6 +79,8 @@ __all__ = [
     "mirror_cosine_profile",
     "multiplicative_hypergradient_descent",
     "names",
+    "one_cycle",
+    "one_cycle_profile",
     "piecewise_schedule",
     "plateau",
     "polynomial_profile",

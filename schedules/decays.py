@@ -1,6 +1,6 @@
-"""The schedules that optax lacks, with its names of arguments: step -> learning rate.
+"""The schedules that optax lacks, or has in another form, with its names of arguments: step -> learning rate.
 
-Linear, cosine, exponential, polynomial, one-cycle and SGDR are optax's own.
+Linear, cosine, exponential, polynomial and SGDR are optax's own.
 """
 
 import math
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from .profiles import Profile, ScheduleError, inverse_square_root_profile, rex_profile, wsd_profile
+from .profiles import Profile, ScheduleError, check_one_cycle, inverse_square_root_profile, rex_profile, wsd_profile
 from .sampling import boundary, check_steps, from_profile
 
 WARMUP_START = 0.01  # of the peak, in WSD
@@ -93,6 +93,36 @@ def step_decay(init_value: ArrayLike, decay_steps: int, fractions: tuple[float, 
         raise ScheduleError(f"a step schedule needs shares of the run and a factor in [0, 1], got {fractions} and {factor}")
     boundaries = [boundary(fraction, decay_steps) for fraction in fractions]  # two may meet in a short run
     return optax.piecewise_constant_schedule(init_value, {step: factor ** boundaries.count(step) for step in boundaries})
+
+
+def one_cycle(
+    peak_value: ArrayLike, decay_steps: int, pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4
+) -> optax.Schedule:
+    """Up from peak_value/div_factor, then down to that over final_div_factor, by cosines: optax's one-cycle schedule.
+
+    Args:
+        peak_value: the highest learning rate; a number or a traced scalar.
+        decay_steps: length of the run in steps.
+        pct_start: share of the run that rises, in (0, 1), rounded down to steps; `one_cycle_profile` has it unrounded.
+        div_factor: at least 1.
+        final_div_factor: at least 1.
+
+    Returns:
+        step -> learning rate.
+
+    Raises:
+        ScheduleError: a setting is out of bounds.
+
+    Example:
+        >>> schedule = one_cycle(1.0, decay_steps=100)
+        >>> [round(float(schedule(step)), 4) for step in (0, 15, 30, 65, 100)]
+        [0.04, 0.52, 1.0, 0.5, 0.0]
+
+    Source: Smith and Topin, 2017, arXiv:1708.07120.
+    """
+    check_steps("decay_steps", decay_steps)
+    check_one_cycle(pct_start, div_factor, final_div_factor)
+    return optax.cosine_onecycle_schedule(decay_steps, peak_value, pct_start, div_factor, final_div_factor)
 
 
 def wsd(

@@ -4,6 +4,7 @@ Progress p is the share of the run that is done, 0 at the first step and 1 at th
 turns a profile into a schedule by saying how often it is read. A profile is any such function; those here work on arrays and traced values.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -18,6 +19,30 @@ STEP_END = 0.01  # of the step schedule that falls tenfold twice
 
 class ScheduleError(ValueError):
     """A schedule cannot be made of these settings, or there is no such schedule."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FromEnd:
+    """A profile that is also a function of the share of the run that is left, z = 1 - p.
+
+    Near the end of a long run float32 has no digits left for 1 - p, while z, made of integers, has all of them.
+
+    Attributes:
+        of_remaining: z in [0, 1] -> multiplier.
+        of_progress: the same of p, where that has a better form than `of_remaining(1 - p)`.
+
+    Example:
+        >>> profile = FromEnd(lambda left: left**3)
+        >>> float(profile(0.5)), float(profile.of_remaining(0.5))
+        (0.125, 0.125)
+    """
+
+    of_remaining: Profile
+    of_progress: Profile | None = None
+
+    def __call__(self, progress: ArrayLike) -> Array:
+        """The multiplier at the progress."""
+        return self.of_remaining(1 - jnp.asarray(progress)) if self.of_progress is None else self.of_progress(progress)
 
 
 def constant_profile() -> Profile:
@@ -55,7 +80,7 @@ def polynomial_profile(power: float = 2) -> Profile:
     """
     if not power > 0:
         raise ScheduleError(f"the power of a polynomial schedule must be above 0, got {power}")
-    return lambda progress: (1 - jnp.asarray(progress)) ** power
+    return FromEnd(lambda left: jnp.asarray(left) ** power)
 
 
 def cosine_profile() -> Profile:
@@ -65,7 +90,7 @@ def cosine_profile() -> Profile:
         >>> float(cosine_profile()(1.0))
         0.0
     """
-    return lambda progress: (1 + jnp.cos(jnp.pi * jnp.asarray(progress))) / 2
+    return FromEnd(lambda left: jnp.sin(jnp.pi / 2 * jnp.asarray(left)) ** 2)
 
 
 def mirror_cosine_profile() -> Profile:
@@ -77,8 +102,7 @@ def mirror_cosine_profile() -> Profile:
         >>> float(mirror_cosine_profile()(0.25) + cosine_profile()(0.25))
         1.5
     """
-    cosine = cosine_profile()
-    return lambda progress: 2 * (1 - jnp.asarray(progress)) - cosine(progress)
+    return FromEnd(lambda left: 2 * jnp.asarray(left) - jnp.sin(jnp.pi / 2 * jnp.asarray(left)) ** 2)
 
 
 def square_profile() -> Profile:
@@ -88,7 +112,7 @@ def square_profile() -> Profile:
         >>> float(square_profile()(0.5))
         0.75
     """
-    return lambda progress: 1 - jnp.asarray(progress) ** 2
+    return FromEnd(lambda left: jnp.asarray(left) * (2 - jnp.asarray(left)))
 
 
 def sqrt_profile() -> Profile:
@@ -98,7 +122,7 @@ def sqrt_profile() -> Profile:
         >>> float(sqrt_profile()(0.25))
         0.5
     """
-    return lambda progress: 1 - jnp.sqrt(progress)
+    return FromEnd(lambda left: jnp.asarray(left) / (1 + jnp.sqrt(1 - jnp.asarray(left))), lambda progress: 1 - jnp.sqrt(progress))
 
 
 def exponential_profile(gamma: float = -3.0) -> Profile:
@@ -150,11 +174,7 @@ def rex_profile(d: float = 0.5) -> Profile:
     if not d < 1:
         raise ScheduleError(f"d of REX must be below 1, got {d}")
 
-    def profile(progress: ArrayLike) -> Array:
-        left = 1 - jnp.asarray(progress)
-        return left / ((1 - d) + d * left)
-
-    return profile
+    return FromEnd(lambda left: jnp.asarray(left) / ((1 - d) + d * jnp.asarray(left)))
 
 
 def inverse_square_root_profile(timescale: float = 0.1) -> Profile:
@@ -198,8 +218,50 @@ def wsd_profile(cooldown: Profile | None = None, cooldown_fraction: float = 0.2)
     if not 0 < cooldown_fraction <= 1:
         raise ScheduleError(f"the cooldown's share of the run must be above 0 and at most 1, got {cooldown_fraction}")
     shape = sqrt_profile() if cooldown is None else cooldown
-    # From the end, so that u is exactly 1 there.
-    return lambda progress: shape(1 - jnp.clip((1 - jnp.asarray(progress)) / cooldown_fraction, 0.0, 1.0))
+    of_remaining = shape.of_remaining if isinstance(shape, FromEnd) else lambda left: shape(1 - left)
+    return FromEnd(lambda left: of_remaining(jnp.clip(jnp.asarray(left) / cooldown_fraction, 0.0, 1.0)))
+
+
+def one_cycle_profile(pct_start: float = 0.3, div_factor: float = 25.0, final_div_factor: float = 1e4) -> Profile:
+    """Up from 1/div_factor to 1 and down to 1/(div_factor * final_div_factor), both by half a cosine.
+
+    Args:
+        pct_start: share of the run that rises, in (0, 1).
+        div_factor: at least 1; optax's names and defaults, as in `optax.cosine_onecycle_schedule`.
+        final_div_factor: at least 1.
+
+    Raises:
+        ScheduleError: a setting is out of bounds.
+
+    Example:
+        >>> profile = one_cycle_profile()
+        >>> [round(float(profile(p)), 4) for p in (0.0, 0.15, 0.3, 0.65, 1.0)]
+        [0.04, 0.52, 1.0, 0.5, 0.0]
+
+    Source: Smith and Topin, 2017, arXiv:1708.07120; by cosines as in optax.
+    """
+    check_one_cycle(pct_start, div_factor, final_div_factor)
+    first, last = 1 / div_factor, 1 / (div_factor * final_div_factor)
+    falling = cosine_profile()
+
+    def profile(progress: ArrayLike) -> Array:
+        p = jnp.asarray(progress)
+        up = 1 - (1 - first) * falling(jnp.clip(p / pct_start, 0.0, 1.0))
+        down = last + (1 - last) * falling(jnp.clip((p - pct_start) / (1 - pct_start), 0.0, 1.0))
+        return jnp.where(p < pct_start, up, down)
+
+    return profile
+
+
+def check_one_cycle(pct_start: float, div_factor: float, final_div_factor: float) -> None:
+    """Refuses settings that make no cycle.
+
+    Raises:
+        ScheduleError: they are out of bounds.
+    """
+    if not 0 < pct_start < 1 or not (1 <= div_factor < math.inf and 1 <= final_div_factor < math.inf):
+        got = f"{pct_start}, {div_factor} and {final_div_factor}"
+        raise ScheduleError(f"one cycle needs a rising share in (0, 1) and two factors of at least 1, got {got}")
 
 
 # The paper's cooldowns by name.

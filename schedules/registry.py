@@ -10,7 +10,7 @@ from collections.abc import Callable
 import optax
 from jax.typing import ArrayLike
 
-from .decays import step_decay, wsd
+from .decays import one_cycle, step_decay, wsd
 from .profiles import COOLDOWNS, Profile, ScheduleError, constant_profile, inverse_square_root_profile, rex_profile
 from .sampling import SAMPLINGS, check_steps, from_profile, sampled
 
@@ -67,7 +67,7 @@ def _polynomial(steps: int) -> optax.Schedule:
 
 
 def _one_cycle(steps: int) -> optax.Schedule:
-    return optax.cosine_onecycle_schedule(steps, 1.0)
+    return one_cycle(1.0, steps)
 
 
 def _sgdr(steps: int) -> optax.Schedule:
@@ -79,8 +79,8 @@ def _sgdr(steps: int) -> optax.Schedule:
 
 
 def _warmup_cosine(steps: int) -> optax.Schedule:
-    warmup = max(1, round(WARMUP_FRACTION * steps))
-    return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, warmup + 1))
+    warmup = min(max(1, round(WARMUP_FRACTION * steps)), steps - 1)  # none in a run of one step
+    return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, steps)
 
 
 def _wsd(cooldown: str) -> RelativeSchedule:

@@ -13,7 +13,7 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from .profiles import Profile, ScheduleError
+from .profiles import FromEnd, Profile, ScheduleError
 
 Progress = Callable[[ArrayLike], Array]  # step -> the progress at which the profile is read, in [0, 1]
 Sampling = Callable[[int], Progress]  # length of the run in steps -> Progress
@@ -36,8 +36,26 @@ def every_iteration(decay_steps: int) -> Progress:
     return progress
 
 
+def remaining(decay_steps: int) -> Progress:
+    """The share that is left, (decay_steps - step)/decay_steps, at least 0: of integers, such that the last steps of long runs keep it.
+
+    Example:
+        >>> float(remaining(10)(3)), float(remaining(10)(12))
+        (0.699999988079071, 0.0)
+    """
+    length = float(decay_steps)
+
+    def left(step: ArrayLike) -> Array:
+        step = jnp.asarray(step)
+        counted = jnp.issubdtype(step.dtype, jnp.integer) and decay_steps <= jnp.iinfo(step.dtype).max
+        total = decay_steps if counted else length
+        return jnp.minimum((total - jnp.clip(step, 0, total)) / length, 1.0)  # compiled, T/T may be a product with 1/T
+
+    return left
+
+
 def at(*fractions: float) -> Sampling:
-    """Read at the start and then at these shares of the run only.
+    """Read at the start and then at these shares of the run only; what is below 1 is read before the end or, in a short run, not at all.
 
     Args:
         fractions: ascending, above 0 and at most 1.
@@ -54,8 +72,9 @@ def at(*fractions: float) -> Sampling:
         raise ScheduleError(f"a profile is read at ascending shares of the run above 0 and at most 1, got {fractions}")
 
     def sampling(decay_steps: int) -> Progress:
-        boundaries = np.array([boundary(fraction, decay_steps) for fraction in fractions])
-        levels = jnp.asarray([0.0, *fractions], jnp.float32)
+        reads = {fraction: boundary(fraction, decay_steps) for fraction in fractions}
+        reads = {fraction: step for fraction, step in reads.items() if step < decay_steps or fraction == 1}
+        boundaries, levels = np.array(list(reads.values()), np.int64), jnp.asarray([0.0, *reads], jnp.float32)
         return lambda step: levels[jnp.searchsorted(boundaries, step, side="right")]
 
     return sampling
@@ -125,6 +144,9 @@ def from_profile(profile: Profile, init_value: ArrayLike, decay_steps: int, samp
         [0.4, 0.2, 0.1]
     """
     check_steps("decay_steps", decay_steps)
+    if sampling is every_iteration and isinstance(profile, FromEnd):
+        left, of_remaining = remaining(decay_steps), profile.of_remaining
+        return lambda step: init_value * of_remaining(left(step))
     progress = sampling(decay_steps)
     return lambda step: init_value * profile(progress(step))
 

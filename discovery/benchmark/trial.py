@@ -10,13 +10,12 @@ import jax
 import numpy as np
 import optax
 from jax import Array
-from optax.contrib import ScheduleFreeState
 
 from ...tasks.base import load_on_device
 from ...tasks.training import OK, STATUS_NAMES, TrainState, start, take_steps
 from ..config import ConfigError
 from ..evaluate import Status
-from ..training.rules import RuleError, Source, evaluated, find
+from ..training.rules import RuleError, Source, averages, evaluated, find
 from ..training.schedule_sources import ScheduleSource, find_schedule
 from . import workloads
 
@@ -50,8 +49,7 @@ class Entry(NamedTuple):
     @property
     def averages(self) -> bool:
         """Whether the rule is scored at an average of the parameters it moves, see `rules.evaluated`."""
-        rule = self.source.create(lambda step: 0.1, 10)
-        return isinstance(jax.eval_shape(rule.init, _MATRIX), ScheduleFreeState)
+        return averages(self.source.create(lambda step: 0.1, 10))
 
     def is_edited(self) -> bool:
         """Whether one of its files is another one by now, or none."""

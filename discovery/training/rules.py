@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
+import numpy as np
 import optax
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
@@ -118,7 +120,8 @@ def make_rule(
     Args:
         name: as in `find`.
         steps: length of the run.
-        schedule: a name in `stepsmith.schedules` or a file, relative to the learning rate; see `schedule_sources.find_schedule`.
+        schedule: a name in `stepsmith.schedules`, 'plateau' or a file, relative to the learning rate; see
+            `schedule_sources.find_schedule`.
         learning_rate: the highest; the rule's own where None. A program or file from which the rate cannot be separated
             takes it as a factor, 1 as found.
         weight_decay: the rule's own where None.
@@ -134,9 +137,17 @@ def make_rule(
     """
     prepared, shape = prepare(name, learning_rate, weight_decay), find_schedule(schedule)
     rule = prepared.create(_times(prepared.settings["learning_rate"], shape.relative(steps)), steps)
+    if shape.around is not None and averages(rule):
+        raise RuleError(f"{name}: this rule averages in place of a schedule, which leaves nothing to decay; leave {schedule} out")
     file = {} if shape.digest is None else {"schedule_file": shape.digest}
     search = {"schedule_search_steps": shape.search_steps} if shape.search_steps else {}
     return Rule(shape.applied(rule, steps), {**prepared.settings, "schedule": schedule, **file, **search})
+
+
+def averages(rule: optax.GradientTransformation) -> bool:
+    """Whether the rule is scored at an average of the parameters it moves, see `evaluated`."""
+    # Shapes alone: an array would open a device, also where only names are looked up.
+    return isinstance(jax.eval_shape(rule.init, jax.ShapeDtypeStruct((2, 2), np.float32)), ScheduleFreeState)
 
 
 def evaluated(opt_state: Any, params: Any) -> Any:

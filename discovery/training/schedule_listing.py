@@ -1,4 +1,7 @@
-"""`stepsmith schedules`: every schedule with its curve drawn in a line of text, as numbers, or as a picture."""
+"""`stepsmith schedules`: every schedule with its curve drawn in a line of text, as numbers, or as a picture.
+
+Those that come of the training, `IN_TRAINING`, have none before it.
+"""
 
 import math
 import sys
@@ -17,13 +20,20 @@ from ...schedules import ScheduleError
 from ...schedules import registry as schedules
 from ..terminal.options import option
 from ..terminal.output import out, print_table
-from .schedule_sources import find_schedule
+from .online import AUTOLRS
+from .population_training import PBT
+from .schedule_sources import PLATEAU, find_schedule
 
 BLOCKS, ASCII = "▁▂▃▄▅▆▇█", "_.:-=+*#"  # from the lowest to the highest
 STEPS = 1000  # of the run that is drawn
 CELLS = 24  # of a curve in text
 POINTS = 101  # of a curve in JSON: one for each percent of the run, its end included
 COLUMNS = 4  # of panels in a picture
+IN_TRAINING = {
+    PLATEAU: "falls to a tenth where the training loss has stalled for 10 % of the steps; for train and evaluate",
+    AUTOLRS: "searched while a model trains (Jin et al., arXiv:2105.10762); for train",
+    PBT: "found by population-based training (Jaderberg et al., arXiv:1711.09846); for train",
+}
 
 
 @dataclass(frozen=True)
@@ -38,18 +48,21 @@ class Schedules:
     """as JSON, with the values at each percent of a run"""
 
     def __call__(self) -> int:
-        names = self.names or schedules.names()
-        sources = {name: find_schedule(name) for name in names}
-        curves = {name: _values(source.relative(STEPS)) for name, source in sources.items()}
+        names = self.names or (*schedules.names(), *IN_TRAINING)
+        sources = {name: find_schedule(name) for name in names if name not in IN_TRAINING}
+        summaries = IN_TRAINING | {name: source.summary for name, source in sources.items()}
+        curves = {name: _values(source.relative(STEPS)) for name, source in sources.items() if source.around is None}
         if self.plot is not None:
+            if not curves:
+                raise ScheduleError(f"--plot: {', '.join(names)} comes of the training and has no curve before it; name another one too")
             _plot(curves, self.plot)
         if self.json:
             every = STEPS // (POINTS - 1)
             values = {name: [round(float(value), 6) for value in curve[::every]] for name, curve in curves.items()}
-            return print_table([{"schedule": name, "what": sources[name].summary, "values": values[name]} for name in names], True)
+            return print_table([{"schedule": name, "what": summaries[name], "values": values.get(name)} for name in names], True)
         characters = BLOCKS if _prints(BLOCKS) else ASCII
-        rows = [{"schedule": name, "curve": sparkline(curves[name], characters), "what": sources[name].summary} for name in names]
-        print_table(rows, False)
+        drawn = {name: sparkline(curve, characters) for name, curve in curves.items()}
+        print_table([{"schedule": name, "curve": drawn.get(name, ""), "what": summaries[name]} for name in names], False)
         if self.plot is not None:
             out.print(f"drew {self.plot}")
         return 0

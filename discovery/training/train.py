@@ -68,7 +68,7 @@ def make_job(
     Args:
         task: a name in `stepsmith.tasks`, or 'module:attribute'.
         optimizer: a name or a file; see `rules.make_rule`, and there for the schedule, the rate and the decay.
-        schedule: a name in `stepsmith.schedules`, a file, or one to be found around the learning rate: 'autolrs' or
+        schedule: a name in `stepsmith.schedules`, 'plateau', a file, or one to be found around the learning rate: 'autolrs' or
             'autolrs:cooled' meanwhile, 'pbt' or 'pbt:MEMBERS' by population-based training.
         learning_rate: the highest; the rule's own where None.
         weight_decay: the rule's own where None.

@@ -55,11 +55,80 @@ def test_compiled_rex_is_exactly_0_from_the_end_on():
     assert [at_the_end(steps) for steps in range(3, 60, 4)] == [0] * len(range(3, 60, 4))
 
 
+# Of z = 1/T at the last step, in float64; where the cosine falls to 0, 1 + cos(pi p) would lose its digits in float64 too.
+LAST = {
+    "rex": (s.rex_profile(), lambda z: z / (1 / 2 + z / 2)),
+    "rex 0.9": (s.rex_profile(0.9), lambda z: z / (0.1 + 0.9 * z)),
+    "linear": (s.linear_profile(), lambda z: z),
+    "polynomial": (s.polynomial_profile(2), lambda z: z**2),
+    "cosine": (s.cosine_profile(), lambda z: np.sin(np.pi * z / 2) ** 2),
+    "mirror cosine": (s.mirror_cosine_profile(), lambda z: 2 * z - np.sin(np.pi * z / 2) ** 2),
+    "square": (s.square_profile(), lambda z: 2 * z - z**2),
+    "wsd": (s.wsd_profile(), lambda z: -np.expm1(np.log1p(-5 * z) / 2)),
+    "wsd of rex": (s.wsd_profile(s.rex_profile(), 0.1), lambda z: 20 * z / (1 + 10 * z)),
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+@pytest.mark.parametrize("steps", [10**6, 10**7, 2**25, 2**31 - 1])
+def test_the_last_step_of_a_long_run_keeps_its_digits(name, steps):
+    profile, expected = LAST[name]
+    schedule = s.from_profile(profile, 1.0, steps)
+    last = jnp.int32(steps - 1)
+    for value in (schedule(steps - 1), jax.jit(schedule)(last), jax.vmap(schedule)(last[None])[0]):
+        np.testing.assert_allclose(value, expected(1 / steps), rtol=2e-6)
+    assert jax.jit(schedule)(jnp.int32(steps)) == 0 == schedule(float(steps))
+
+
+def test_a_step_may_be_a_fraction_or_of_a_type_too_small_for_the_length():
+    schedule = s.rex(1.0, 1000)
+    np.testing.assert_allclose(schedule(999.5), 0.0005 / (1 / 2 + 0.0005 / 2), rtol=1e-5)
+    np.testing.assert_allclose(schedule(jnp.int8(100)), 0.9 / 0.95, rtol=1e-6)
+    np.testing.assert_allclose(schedule(jnp.uint32(999)), 2 / 1001, rtol=1e-6)
+    assert schedule(-1) == 1
+
+
+OPTAX = {
+    "cosine": (s.cosine_profile(), lambda steps: optax.cosine_decay_schedule(0.3, steps)),
+    "linear": (s.linear_profile(), lambda steps: optax.linear_schedule(0.3, 0.0, steps)),
+    "exponential": (s.exponential_profile(-2), lambda steps: optax.exponential_decay(0.3, steps, np.exp(-2), end_value=0.3 * np.exp(-2))),
+    "polynomial": (s.polynomial_profile(3), lambda steps: optax.polynomial_schedule(0.3, 0.0, 3, steps)),
+    "one_cycle": (s.one_cycle_profile(), lambda steps: optax.cosine_onecycle_schedule(steps, 0.3)),
+    "one_cycle of other settings": (
+        s.one_cycle_profile(0.5, 10, 100),
+        lambda steps: optax.cosine_onecycle_schedule(steps, 0.3, 0.5, 10, 100),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTAX)
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_a_profile_read_every_iteration_is_optaxs_schedule(name, steps):
+    profile, reference = OPTAX[name]
+    at = jnp.arange(steps + 3)
+    values, expected = jax.vmap(s.from_profile(profile, 0.3, steps))(at), jax.vmap(reference(steps))(at)
+    np.testing.assert_allclose(values, expected, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 205])
+def test_one_cycle_is_optaxs_at_any_length(steps):
+    at = jnp.arange(steps + 3)
+    expected = jax.vmap(optax.cosine_onecycle_schedule(steps, 0.2, 0.25, 5.0, 50.0))(at)
+    np.testing.assert_array_equal(jax.vmap(s.one_cycle(0.2, steps, 0.25, 5.0, 50.0))(at), expected)
+
+
+def test_one_cycle_at_a_sampling_rate():
+    schedule = s.from_profile(s.one_cycle_profile(), 1.0, 100, s.at(0.3, 0.65))
+    np.testing.assert_allclose([schedule(step) for step in (0, 29, 30, 64, 65, 100)], [0.04, 0.04, 1, 1, 0.5, 0.5], rtol=1e-5)
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 10**6), st.floats(0, 1))
 def test_rex_with_d_0_is_linear(steps, progress):
     step = int(progress * steps)
-    np.testing.assert_allclose(s.rex(0.1, steps, d=0)(step), optax.linear_schedule(0.1, 0.0, steps)(step), rtol=1e-6, atol=1e-9)
+    value = s.rex(0.1, steps, d=0)(step)
+    np.testing.assert_allclose(value, 0.1 * (steps - step) / steps, rtol=1e-6)
+    np.testing.assert_allclose(value, optax.linear_schedule(0.1, 0.0, steps)(step), rtol=1e-6, atol=2e-8)  # which takes 1 - t/T in float32
 
 
 @settings(deadline=None, max_examples=50)
@@ -134,6 +203,9 @@ REFUSALS = {
     "profile timescale": (lambda: s.inverse_square_root_profile(0), "timescale must be above 0"),
     "gamma": (lambda: s.exponential_profile(1), "gamma .* at most 0, got 1"),
     "power": (lambda: s.polynomial_profile(0), "power .* above 0, got 0"),
+    "one cycle": (lambda: s.one_cycle_profile(pct_start=1.0), r"rising share in \(0, 1\).*got 1.0, 25.0"),
+    "one cycle's factor": (lambda: s.one_cycle(0.1, 10, div_factor=0.5), "factors of at least 1, got 0.3, 0.5"),
+    "one cycle's steps": (lambda: s.one_cycle(0.1, 0), "decay_steps must be at least 1 step, got 0"),
     "cooldown": (lambda: s.wsd_profile(cooldown_fraction=0), "above 0 and at most 1, got 0"),
     "phases": (lambda: s.wsd(0.1, 100, 50, 0.6), "do not fit into 100 steps"),
     "warmup": (lambda: s.with_warmup(s.rex(0.1, 10), -1), "got -1"),

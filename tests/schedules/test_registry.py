@@ -52,7 +52,10 @@ ROWS = {
     "linear": Row(lambda p: 1 - p, optax=lambda peak, steps: optax.linear_schedule(peak, 0.0, steps)),
     "cosine": Row(_cosine, optax=optax.cosine_decay_schedule),
     "rex": Row(lambda p: (1 - p) / (1 / 2 + (1 - p) / 2)),
-    "step": Row(lambda p: np.where(p < 0.5, 1, np.where(p < 0.75, 0.1, 0.01))),
+    "step": Row(
+        lambda p: np.where(p < 0.5, 1, np.where(p < 0.75, 0.1, 0.01)),
+        optax=lambda peak, steps: optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, 3 * steps // 4: 0.1}),
+    ),
     "exponential": Row(lambda p: np.exp(GAMMA * p), optax=lambda peak, steps: optax.exponential_decay(peak, steps, math.exp(GAMMA))),
     "polynomial": Row(lambda p: (1 - p) ** 2, optax=lambda peak, steps: optax.polynomial_schedule(peak, 0.0, 2, steps)),
     "inverse_square_root": Row(lambda p: (1 + p / 0.1) ** -0.5),
@@ -63,12 +66,19 @@ ROWS = {
     "wsd_mirror_cosine": Row(_wsd(lambda u: 2 * (1 - u) - _cosine(u))),
     "wsd_square": Row(_wsd(lambda u: 1 - u**2)),
     "one_cycle": Row(_one_cycle, falls=False, optax=lambda peak, steps: optax.cosine_onecycle_schedule(steps, peak)),
-    "sgdr": Row(_sgdr, falls=False),
+    "sgdr": Row(
+        _sgdr,
+        falls=False,
+        optax=lambda peak, steps: optax.sgdr_schedule(
+            [{"init_value": 0.0, "peak_value": peak, "warmup_steps": 0, "decay_steps": steps // 4}] * 4
+        ),
+    ),
     "warmup_cosine": Row(
         _warmup_cosine, falls=False, optax=lambda peak, steps: optax.warmup_cosine_decay_schedule(0.0, peak, steps // 10, steps)
     ),
 }
 SAMPLED = ("linear:iteration", "rex:50-75", "rex:1%", "cosine:33-66", "step:25-50-75", "one_cycle:10%", "wsd:5%")
+RISING = ("sgdr:50-75", "sgdr:25-50-75", "warmup_cosine:33-66", "warmup_cosine:iteration")
 ALL = (*schedules.names(), *SAMPLED)
 # The rounding of u at the cooldown's first step is magnified by the square root.
 ATOL = 5e-4 * PEAK
@@ -96,14 +106,14 @@ def test_stays_between_zero_and_the_peak_and_reaches_it(name, steps):
         np.testing.assert_allclose(values.max(), PEAK, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("steps", [STEPS, 7])
-def test_never_jumps_up_at_the_end_or_after_it(name, steps):
-    schedule = schedules.create(name, PEAK, steps)
-    ends = [float(schedule(step)) for step in (steps - 1, steps, steps + 1, 10 * steps, 2**31 - 1)]
-    if steps == STEPS:
-        assert all(later <= earlier + 1e-7 for earlier, later in zip(ends[:-1], ends[1:], strict=True))
-    assert ends[1] == ends[2] == ends[3] == ends[4]
+@pytest.mark.parametrize("name", [*ALL, *RISING])
+@pytest.mark.parametrize("warmup", [0, 1, 5])
+def test_never_jumps_up_at_the_end_or_after_it(name, warmup):
+    for steps in (1, 2, 3, 7, STEPS):
+        schedule = schedules.with_warmup(schedules.create(name, PEAK, steps), warmup)
+        total = warmup + steps
+        ends = jax.vmap(schedule)(jnp.array([total - 1, total, total + 1, 10 * total, 2**31 - 1]))
+        assert (ends[1:] <= ends[0] + 1e-7).all() and (ends[1:] == ends[1]).all()
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if (row := ROWS.get(name.partition(":")[0])) and row.falls])
@@ -183,10 +193,15 @@ def test_a_sampled_schedule_is_the_profile_where_it_was_last_read(rate, steps, d
     step = data.draw(st.integers(0, 2 * steps))
     reads = {"50-75": (50, 75), "33-66": (33, 66), "25-50-75": (25, 50, 75), "iteration": ()}
     percents = reads.get(rate) or range(int(rate.rstrip("%")), 101, int(rate.rstrip("%"))) if rate != "iteration" else ()
-    last = max([percent for percent in percents if percent * steps <= 100 * step], default=0) / 100
+    read = [percent for percent in percents if percent == 100 or percent * steps <= 100 * (steps - 1)]  # the others fall behind the end
+    last = max([percent for percent in read if percent * steps <= 100 * step], default=0) / 100
     progress = min(step / steps, 1) if rate == "iteration" else last
     expected = (1 - progress) / (1 - progress / 2)
     np.testing.assert_allclose(schedules.create(f"rex:{rate}", 1.0, steps)(step), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_of_one_step_is_at_the_peak_where_a_warmup_would_take_it_all():
+    assert [float(schedules.create("warmup_cosine", 1.0, 1)(step)) for step in range(3)] == [1, 0, 0]
 
 
 def test_unknown_names_are_answered_with_the_known_ones():

@@ -82,13 +82,18 @@ def _report(study: BudgetStudy, reference: str | None, as_json: bool) -> int:
     table.draw(study.path / "ranks.png", study.cells, f"{len(study.config.workloads)} workloads, learning rates tuned in multiples of 3")
     if as_json:
         cells = [{**cell._asdict(), "learning_rate": cell.learning_rate if cell.losses else None} for cell in study.cells]
-        return print_json({"schedules": rows, "against": compared, "cells": cells, "search_steps": searched})
+        found = {"schedules": rows, "shares": table.shares(study.cells), "against": compared}
+        return print_json({**found, "cells": cells, "search_steps": searched})
     rules = list(dict.fromkeys(cell.rule for cell in study.cells))
     for rule in rules if len(rules) > 1 else ():
         out.print(f"{rule}: mean rank of each schedule, 1 is best", style="bold")
         print_table([table.as_text(row) for row in table.rows([cell for cell in study.cells if cell.rule == rule])], False)
     out.print(f"{'all rules' if len(rules) > 1 else rules[0]}: mean rank of each schedule, 1 is best", style="bold")
     print_table([table.as_text(row) for row in rows], False, "one schedule alone has no rank")
+    out.print("shares of first and of first three places at each budget", style="bold")
+    print_table([table.shares_as_text(row) for row in table.shares(study.cells)], False, "one schedule alone has no rank")
+    out.print("mean validation loss at each budget", style="bold")
+    print_table([table.losses_as_text(row) for row in table.losses(study.cells)], False)
     if reference is not None:
         out.print(
             f"log loss minus that of {reference}, mean over settings with 95 % interval; below 0 is better than {reference}", style="bold"

@@ -1,4 +1,5 @@
-"""How a budget study is shown: the rank of each schedule at each budget, how often it is first or among the first three, a picture."""
+"""How a budget study is shown: the rank and the losses of each schedule at each budget, how often it is first or among the first three, a
+picture."""
 
 import csv
 import math
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtrit  # of Student's t; scipy.stats loads for half a second
 
+from ...config import ConfigError
 from ...evaluate.fitness import log_loss
 from .study import Cell
 
@@ -63,6 +65,61 @@ def rows(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         mean = _mean([taken.rank for taken in own.values()])
         found.append({"schedule": name, "settings": len(own), **shares, "mean rank": mean, **at})
     return sorted(found, key=lambda row: row["mean rank"])
+
+
+def only(cells: Iterable[Cell], schedules: Collection[str]) -> list[Cell]:
+    """The cells of these schedules, to be ranked among themselves.
+
+    Raises:
+        ConfigError: the study has none of one of them.
+    """
+    cells = list(cells)
+    known = dict.fromkeys(cell.schedule for cell in cells)
+    if unknown := [name for name in schedules if name not in known]:
+        raise ConfigError(f"the study has no schedule {', '.join(unknown)}; there are {', '.join(known)}")
+    return [cell for cell in cells if cell.schedule in schedules]
+
+
+def shares(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """One row a schedule, in the order of `rows`: its shares of first and of first three places at each budget, as the paper has them.
+
+    >>> row = lambda schedule, loss: Cell("adam", schedule, "text_gru", 10, 0.1, (loss,), False)
+    >>> shares([row("rex", 1.0), row("linear", 2.0)])
+    [{'schedule': 'rex', '10 % top-1': 1.0, '10 % top-3': 1.0}, {'schedule': 'linear', '10 % top-1': 0.0, '10 % top-3': 1.0}]
+    """
+    budgets = sorted({budget for _, _, budget in ranks(cells)})
+    by_budget = {b: {row["schedule"]: row for row in rows([cell for cell in cells if cell.budget == b])} for b in budgets}
+    return [
+        {"schedule": name, **{f"{b} % {top}": by_budget[b].get(name, {}).get(top) for b in budgets for top in ("top-1", "top-3")}}
+        for name in (row["schedule"] for row in rows(cells))
+    ]
+
+
+def losses(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """One row for each rule, workload and schedule: the mean loss of its trials at each budget, None where all failed or none was run.
+
+    >>> losses([Cell("adam", "rex", "text_gru", budget, 0.1, (2.0, 3.0), False) for budget in (50, 5)])
+    [{'rule': 'adam', 'workload': 'text_gru', 'schedule': 'rex', '5 %': 2.5, '50 %': 2.5}]
+    """
+    means: dict[tuple[str, str, str], dict[int, float]] = {}
+    for cell in cells:
+        means.setdefault((cell.rule, cell.workload, cell.schedule), {})[cell.budget] = cell.mean
+    budgets = sorted({cell.budget for cell in cells})
+    found = []
+    for (rule, workload, schedule), at in sorted(means.items(), key=lambda item: item[0][:2]):
+        measured = {f"{b} %": at[b] if math.isfinite(at.get(b, math.inf)) else None for b in budgets}
+        found.append({"rule": rule, "workload": workload, "schedule": schedule, **measured})
+    return found
+
+
+def shares_as_text(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `shares` for people."""
+    return {key: "" if value is None else value if key == "schedule" else f"{value:.0%}" for key, value in row.items()}
+
+
+def losses_as_text(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `losses` for people."""
+    return {key: "" if value is None else f"{value:.4g}" if isinstance(value, float) else value for key, value in row.items()}
 
 
 def as_text(row: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +182,30 @@ def write_csv(path: Path, cells: Sequence[Cell]) -> None:
             taken = ranked.get((cell.rule, cell.workload, cell.budget), {}).get(cell.schedule)
             rank = "" if taken is None else taken.rank
             writer.writerow([cell.rule, cell.schedule, cell.workload, cell.budget, rate, int(cell.at_edge), *losses, rank])
+
+
+def read_csv(path: Path) -> list[Cell]:
+    """The cells that `write_csv` wrote, with losses of the same mean, lowest and highest.
+
+    Those are all there is of three trials; of fewer they have the mean right, of more no others are known.
+
+    Raises:
+        ConfigError: there is no such file, or it holds something else.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [_cell(row) for row in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: no cells of a budget study: {error}") from error
+
+
+def _cell(row: dict[str, str]) -> Cell:
+    setting = row["rule"], row["schedule"], row["workload"], int(row["budget"])
+    if not row["loss"]:
+        return Cell(*setting, math.nan, (), bool(int(row["at_edge"])))
+    mean, low, high = (float(row[name]) for name in ("loss", "loss_low", "loss_high"))
+    middle = min(max(3 * mean - low - high, low), high)  # of six digits each
+    return Cell(*setting, float(row["learning_rate"]), (low, middle, high), bool(int(row["at_edge"])))
 
 
 def draw(path: Path, cells: Sequence[Cell], title: str) -> None:

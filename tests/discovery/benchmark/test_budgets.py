@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import optax
@@ -22,6 +23,7 @@ from stepsmith.schedules import plateau, rex
 from stepsmith.tasks import scores, train
 
 SMALL = "table_values"
+STORED = Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "schedules" / "budgets.csv"
 BOTH = ("sgd@linear", "sgd@rex")
 
 
@@ -116,6 +118,50 @@ def test_ranks_shares_and_their_tables(tmp_path):
     assert (rows[0]["loss"], rows[0]["loss_low"], rows[0]["loss_high"]) == ("1", "0.5", "1.5")
     table.draw(tmp_path / "ranks.png", cells, "title")
     assert (tmp_path / "ranks.png").stat().st_size > 10_000
+
+
+def test_shares_and_losses_at_each_budget():
+    cells = [cell("rex", 1.0), cell("linear", 2.0), cell("cosine", 3.0), cell("step", None), cell("rex", 5.0, 50), cell("linear", 4.0, 50)]
+    cells += [cell("rex", 2.0, rule="lion"), cell("linear", 1.0, rule="lion")]
+    shares = {row.pop("schedule"): row for row in table.shares(cells)}
+    assert shares["rex"] == {"10 % top-1": 0.5, "10 % top-3": 1.0, "50 % top-1": 0.0, "50 % top-3": 1.0}
+    assert shares["linear"]["10 % top-1"] == 0.5 and shares["linear"]["50 % top-1"] == 1.0
+    assert shares["step"] == {"10 % top-1": 0.0, "10 % top-3": 0.0, "50 % top-1": None, "50 % top-3": None}
+    rows = table.losses(cells)
+    assert rows[0] == {"rule": "adam", "workload": SMALL, "schedule": "rex", "10 %": 1.0, "50 %": 5.0}
+    assert [row["10 %"] for row in rows if row["schedule"] == "step"] == [None]
+    assert [row["rule"] for row in rows] == ["adam"] * 4 + ["lion"] * 2
+
+
+def test_a_subset_is_ranked_among_itself():
+    cells = [cell("rex", 2.0), cell("linear", 3.0), cell("one_cycle", 1.0)]
+    assert [row["top-1"] for row in table.rows(cells) if row["schedule"] == "rex"] == [0.0]
+    assert [row["top-1"] for row in table.rows(table.only(cells, ["rex", "linear"])) if row["schedule"] == "rex"] == [1.0]
+    with pytest.raises(ConfigError, match="no schedule sinus; there are rex, linear, one_cycle"):
+        table.only(cells, ["rex", "sinus"])
+
+
+def test_written_cells_are_read_again(tmp_path):
+    trials = (0.9, 1.1, 1.6)
+    cells = [cell("rex", None), Cell("adam", "linear", SMALL, 10, 0.3, trials, True)]
+    table.write_csv(tmp_path / "cells.csv", cells)
+    failed, read = table.read_csv(tmp_path / "cells.csv")
+    assert failed[:4] == cells[0][:4] and failed.losses == () and math.isnan(failed.learning_rate)
+    np.testing.assert_allclose(read.losses, trials, rtol=1e-5)
+    assert read._replace(losses=trials) == cells[1]
+    (tmp_path / "cells.csv").write_text("step,learning_rate\n0,1\n")
+    with pytest.raises(ConfigError, match="no cells of a budget study"):
+        table.read_csv(tmp_path / "cells.csv")
+
+
+@pytest.mark.skipif(not STORED.is_file(), reason="needs the repository: no stored study beside tests")
+def test_the_stored_study_has_the_ranks_that_were_stored_with_it():
+    cells = table.read_csv(STORED)
+    ranked = table.ranks(cells)
+    stored = list(csv.DictReader(STORED.read_text().splitlines()))
+    assert [ranked[c.rule, c.workload, c.budget][c.schedule].rank for c in cells] == [float(row["rank"]) for row in stored]
+    clock = {row["schedule"]: row for row in table.rows(table.only(cells, ["rex", "linear", "cosine", "step", "exponential"]))}
+    assert (round(clock["rex"]["top-1"], 2), round(clock["rex"]["top-3"], 2)) == (0.69, 0.97)  # as EXPERIMENTS.md says
 
 
 def test_schedules_against_one_of_them():

@@ -1,6 +1,7 @@
 """Exported files: they equal the interpreter, they separate what can be separated, and they fit into optax, flax and orbax."""
 
 import ast
+import sys
 from functools import partial
 from random import Random
 
@@ -13,8 +14,18 @@ import pytest
 from flax import linen, nnx
 from flax.training.train_state import TrainState
 
-from stepsmith.discovery.export import Provenance, separate, to_optax
-from stepsmith.discovery.language import ProgramError, as_transformation, canonical_hash, load, names, parse, prune, to_text
+from stepsmith.discovery.export import Provenance, separate, to_optax, to_schedule
+from stepsmith.discovery.language import (
+    ProgramError,
+    as_transformation,
+    canonical_hash,
+    load,
+    names,
+    parse,
+    prune,
+    to_text,
+    with_schedule,
+)
 from stepsmith.discovery.search import MutationConfig, mutate
 
 # name -> default learning rate and weight decay; None where the rule keeps its form.
@@ -188,6 +199,23 @@ def test_imports_only_jax_and_optax(name):
     modules |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert modules == {"typing", "jax", "jax.numpy", "optax"}
     assert {node.name for node in tree.body if isinstance(node, ast.FunctionDef)} >= {name, f"scale_by_{name}"}
+
+
+SCHEDULES = {name: load(name) for name in ("linear", "cosine", "rex")}
+FILES = {
+    **{name: to_schedule(program, "rate") for name, program in SCHEDULES.items()},
+    **{f"joint {name}": to_optax(with_schedule(load("adamw_corrected"), program), "rule") for name, program in SCHEDULES.items()},
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_schedules_and_joint_rules_import_jax_optax_and_the_standard_library(name):
+    nodes = list(ast.walk(ast.parse(FILES[name])))
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {"." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)}
+    roots = {module.split(".")[0] for module in modules}
+    assert roots >= {"jax", "optax"} and roots - {"jax", "optax"} <= sys.stdlib_module_names
+    assert not {node.id for node in nodes if isinstance(node, ast.Name)} & {"__import__", "eval", "exec"}
 
 
 @pytest.fixture

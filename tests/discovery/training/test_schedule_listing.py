@@ -22,12 +22,21 @@ def _printed(monkeypatch, encoding, *arguments):
 
 
 def test_every_schedule_has_a_curve_in_a_line(monkeypatch):
-    lines = _printed(monkeypatch, "utf-8").splitlines()[1:]
+    lines = _printed(monkeypatch, "utf-8").splitlines()[1:-3]
     curves = {line.split()[0]: line.split()[1] for line in lines}
     assert list(curves) == list(schedules.names())
     assert all(len(curve) == 24 and set(curve) <= set(BLOCKS) for curve in curves.values())
     assert curves["constant"] == "█" * 24 and curves["step"] == "█" * 12 + "▁" * 12
     assert curves["linear"][0] == curves["rex"][0] == "█" and curves["linear"][-1] == "▁"
+
+
+def test_what_comes_of_the_training_is_listed_without_a_curve(stepsmith, tmp_path):
+    lines = stepsmith("schedules")[1].splitlines()[-3:]
+    assert [line.split()[0] for line in lines] == ["plateau", "autolrs", "pbt"] and not any(set(line) & set(BLOCKS) for line in lines)
+    rows = json.loads(stepsmith("schedules", "rex", "plateau", "--json")[1])
+    assert [row["schedule"] for row in rows if row["values"] is None] == ["plateau"]
+    code, _, err = stepsmith("schedules", "pbt", "--plot", str(tmp_path / "none.png"))
+    assert code == 2 and "pbt comes of the training" in err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])

@@ -19,7 +19,7 @@ from stepsmith.discovery.export import to_optax, to_pallas
 from stepsmith.discovery.language import load, to_text
 from stepsmith.discovery.training.rules import RuleError, make_rule
 from stepsmith.discovery.training.train import make_job, run_job
-from stepsmith.schedules import save_recorded
+from stepsmith.schedules import plateau, save_recorded
 from stepsmith.tasks import get, train
 
 TASK = "quadratic"
@@ -108,6 +108,28 @@ def test_a_file_is_a_schedule(tmp_path):
             np.testing.assert_allclose(-update, schedule(step), rtol=1e-4, atol=1e-8)
         digests.append(rule.settings["schedule_file"])
     assert digests[2] == digests[3] and len({*digests}) == 3  # an edited file meets no old checkpoint
+
+
+def test_plateau_falls_where_the_training_loss_does_not(stepsmith):
+    rule = make_rule("sgd", STEPS, "plateau", 0.5)
+    assert rule.settings["schedule"] == "plateau"
+    state, rates = rule.transformation.init(jnp.ones(())), []
+    for loss in [*range(STEPS, STEPS // 2, -1), *[1.0] * (STEPS // 2)]:
+        update, state = rule.transformation.update(jnp.ones(()), state, value=float(loss))
+        rates.append(-float(update))
+    np.testing.assert_allclose(rates[: STEPS // 2 + 1], 0.5, rtol=1e-6)
+    assert rates[-1] < 0.051 and set(np.diff(rates) > 0) == {False}
+    hot = 3.0  # diverges slowly without a fall
+    expected = _params(optax.chain(optax.adam(hot), plateau(STEPS)))
+    chex.assert_trees_all_close(_params(make_rule("adam", STEPS, "plateau", hot).transformation), expected, rtol=1e-6)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(_params(optax.adam(hot)), expected, rtol=1e-3)
+    with pytest.raises(RuleError, match="schedule_free_adamw: this rule averages"):
+        make_rule("schedule_free_adamw", STEPS, "plateau")
+    code, _, err = stepsmith("train", TASK, "--optimizer", "adam", "--steps", STEPS, "--json", "--schedule", "plateau")
+    assert (code, err) == (0, "")
+    code, _, err = stepsmith("search", "--schedule", "plateau")
+    assert code == 2 and err.count("\n") == 1 and "it follows the loss" in err
 
 
 def test_the_command_takes_a_file_for_a_schedule(tmp_path, stepsmith):
