@@ -41,7 +41,7 @@ from .refine import (
 )
 from .registry import SCHEDULES, Schedule, create, get, names
 from .sampling import SAMPLINGS, Sampling, at, every, every_iteration, from_profile, sampled
-from .self_tuning import SelfTuningConfig, SelfTuningState, self_tuned_params, self_tuning
+from .self_tuning import SelfTuningConfig, SelfTuningState, self_tuned_params, self_tuning, self_tuning_step
 
 __all__ = [
     "COOLDOWNS",
@@ -96,6 +96,7 @@ __all__ = [
     "save_recorded",
     "self_tuned_params",
     "self_tuning",
+    "self_tuning_step",
     "sqrt_profile",
     "square_profile",
     "step_decay",

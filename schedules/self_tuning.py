@@ -23,7 +23,7 @@ them and of the rule's state a hyperparameter; time: no further gradients of the
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -117,8 +117,9 @@ def self_tuning(
 ) -> optax.GradientTransformationExtraArgs:
     """Steps along a direction at a learning rate, and with decoupled weight decay, that tune themselves.
 
-    `update` takes `held_out`, the gradient of a held-out loss at the same parameters. Without it the gradient of the present batch serves,
-    which no earlier step has met; that is enough for the learning rate, not for the decay, which such a gradient would drive to its lowest.
+    `update` takes `held_out`, the gradient of a held-out loss at the same parameters; `self_tuning_step` supplies it. Without it the
+    gradient of the present batch serves, which no earlier step has met; that is enough for the learning rate, not for the decay, which such
+    a gradient would drive to its lowest.
     The parameters in training are perturbed; `self_tuned_params` gives those to evaluate.
 
     Args:
@@ -195,6 +196,40 @@ def self_tuning(
 def self_tuned_params(state: SelfTuningState, params: optax.Params) -> optax.Params:
     """The parameters at the hyperparameters themselves, without the perturbation that they are trained at."""
     return _shifted(params, state.tuned, -state.perturbations)
+
+
+def self_tuning_step(rule: optax.GradientTransformation, loss_fn: Callable[..., Any], has_aux: bool = False) -> Callable[..., Any]:
+    """A step of a plain optax loop that learns from one batch and tunes by another, both at the same parameters.
+
+    Args:
+        rule: `self_tuning(...)`, or a chain that ends with it.
+        loss_fn: (parameters, batch) -> loss, or (loss, aux); what else it needs, such as a key, goes into the batch.
+        has_aux: whether it gives aux, as in `jax.value_and_grad`.
+
+    Returns:
+        (parameters, state, batch, held_out_batch) -> (parameters, state, value, held_out_value), pure, to be jitted; a value is what
+        `loss_fn` gave of that batch before the step. The held-out batch must be one that no step learns from, and no score is read from.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> rule = self_tuning(optax.identity(), learning_rate=0.05, weight_decay=5.0)
+        >>> step = jax.jit(self_tuning_step(rule, lambda w, target: jnp.sum((w - target) ** 2) / 2))
+        >>> w = jnp.zeros(2)
+        >>> state = rule.init(w)
+        >>> for _ in range(200):
+        ...     w, state, loss, held_out_loss = step(w, state, jnp.ones(2), 0.9 * jnp.ones(2))
+        >>> bool(state.weight_decay < 1.0), bool(held_out_loss < 0.1)
+        (True, True)
+    """
+    extended, value_and_grad = optax.with_extra_args_support(rule), jax.value_and_grad(loss_fn, has_aux=has_aux)
+
+    def step(params: optax.Params, state: Any, batch: Any, held_out_batch: Any) -> tuple[optax.Params, Any, Any, Any]:
+        value, gradients = value_and_grad(params, batch)
+        held_out_value, held_out = value_and_grad(params, held_out_batch)
+        updates, state = extended.update(gradients, state, params, held_out=held_out)
+        return optax.apply_updates(params, updates), state, value, held_out_value
+
+    return step
 
 
 def _shifted(params: optax.Params, tuned: Sequence[Tuned], changes: Array) -> optax.Params:

@@ -40,6 +40,7 @@ CHECKPOINTS_IN_A_RUN = 10  # where it is not said how often
 RUNNING, INTERRUPTED = "running", "interrupted"
 
 OnChunk = Callable[[TrainState, np.ndarray], None]
+Evaluated = Callable[[Any, Any], Any]  # (the rule's state, the parameters it moves) -> those to score
 
 
 class TrainingResult(NamedTuple):
@@ -80,8 +81,9 @@ def train_and_score(
     steps: int | None = None,
     on_chunk: OnChunk | None = None,
     data: Data | None = None,
+    evaluated: Evaluated | None = None,
 ) -> TrainingResult:
-    """`training.train` and the scores of every split; writes nothing.
+    """`training.train` and the scores of every split, at the parameters that `evaluated` gives; writes nothing.
 
     Example:
         >>> from stepsmith.tasks import get
@@ -92,7 +94,7 @@ def train_and_score(
     began = time.monotonic()
     data = load_on_device(task) if data is None else data
     trained = train(task, transformation, seed, steps, on_chunk, data=data, chunk=CHUNK)
-    status, scored = scored_splits(task, trained.train_state, trained.status, data)
+    status, scored = scored_splits(task, trained.train_state, trained.status, data, evaluated)
     return TrainingResult(trained.train_state, status, time.monotonic() - began, scored)
 
 
@@ -107,6 +109,7 @@ def train_with_checkpoints(
     settings: Mapping[str, Any] | None = None,
     on_chunk: OnChunk | None = None,
     data: Data | None = None,
+    evaluated: Evaluated | None = None,
 ) -> TrainingResult:
     """Trains, or goes on where the folder's latest checkpoint is; a finished run is left as it is.
 
@@ -125,6 +128,7 @@ def train_with_checkpoints(
             the same to go on. The transformation itself cannot be compared, so name it here.
         on_chunk: as in `training.train`.
         data: as in `training.train`.
+        evaluated: gives the parameters to score of the rule's state and those that it moves; the latter where None.
 
     Raises:
         CheckpointError: where the folder holds something else, another run, or a damaged checkpoint, or cannot be written.
@@ -155,14 +159,14 @@ def train_with_checkpoints(
         if notes.get("status", RUNNING) != RUNNING:
             return TrainingResult(state, notes["status"], before, notes["scores"], resumed_from)
         with CurveLog(folder, _metric_names(task, state, data), resumed_from) as curve:
-            recorder = _Recorder(task, data, steps, every, store, curve, stop, began - before, on_chunk, state)
+            recorder = _Recorder(task, data, steps, every, store, curve, stop, began - before, on_chunk, state, evaluated)
             try:
                 trained = train(task, transformation, seed, steps, recorder, data=data, resume_from=state, chunk=length)
             except _Stop:
                 status, scored, state = INTERRUPTED, {}, recorder.state
             else:
                 state = trained.train_state
-                status, scored = scored_splits(task, state, trained.status, data)
+                status, scored = scored_splits(task, state, trained.status, data, evaluated)
             seconds = time.monotonic() - began + before
             curve.sync()
             curves.draw(curves.read(folder / curves.CSV), folder / curves.PICTURE, _title(identity))
@@ -185,6 +189,7 @@ class _Recorder:
     began: float  # by the monotonic clock, earlier calls' seconds taken off
     on_chunk: OnChunk | None
     state: TrainState
+    evaluated: Evaluated | None
 
     def __call__(self, state: TrainState, losses: np.ndarray) -> None:
         step = int(state.step)
@@ -192,7 +197,8 @@ class _Recorder:
         failed = not (np.isfinite(losses[-1]) and losses[-1] <= self.task.loss_threshold)  # `train` stops by itself
         due = last or step // self.every > (step - len(losses)) // self.every
         measured = due and not failed
-        self.curve.append(losses, scores(self.task, state.params, state.state, self.data, "validation") if measured else None)
+        params = _scored_params(state, self.evaluated)
+        self.curve.append(losses, scores(self.task, params, state.state, self.data, "validation") if measured else None)
         self.state = state
         # The end, good or bad, gets its checkpoint from the caller, with the scores.
         if not last and not failed:
@@ -218,13 +224,20 @@ def _begin(task: Task, transformation: optax.GradientTransformation, seed: int, 
     return from_arrays(to_arrays(first), first), {}
 
 
-def scored_splits(task: Task, state: TrainState, status: int, data: Data) -> tuple[str, dict[str, dict[str, float]]]:
+def scored_splits(
+    task: Task, state: TrainState, status: int, data: Data, evaluated: Evaluated | None = None
+) -> tuple[str, dict[str, dict[str, float]]]:
     """The status' name and the scores of every split; a validation loss that is not finite is a failure, as in `make_run`."""
     splits: list[Split] = [split for split in SPLITS if split != "train" or not isinstance(task, HostFed)]
-    scored = {split: scores(task, state.params, state.state, data, split) for split in splits}
+    params = _scored_params(state, evaluated)
+    scored = {split: scores(task, params, state.state, data, split) for split in splits}
     if status == OK and not np.isfinite(scored["validation"]["loss"]):
         status = NONFINITE
     return STATUS_NAMES[status], scored
+
+
+def _scored_params(state: TrainState, evaluated: Evaluated | None) -> Any:
+    return state.params if evaluated is None else evaluated(state.opt_state, state.params)
 
 
 def _metric_names(task: Task, state: TrainState, data: Data) -> list[str]:

@@ -13,6 +13,7 @@ from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from ...optimizers import registry as optimizers
 from ...optimizers.kernels import Fused
+from ...schedules import SelfTuningState, self_tuned_params
 from ..export import separate
 from ..language import SCHEDULE, Program, as_transformation, load, to_text
 from ..language import names as program_names
@@ -151,13 +152,19 @@ def averages(rule: optax.GradientTransformation) -> bool:
 
 
 def evaluated(opt_state: Any, params: Any) -> Any:
-    """The parameters that a rule means to be scored: for schedule-free rules the average, for all others those it moves.
+    """The parameters that a rule means to be scored: the average of a schedule-free rule, those of a self-tuned one without their
+    perturbation, for all others those it moves.
 
     Args:
-        opt_state: the rule's state.
+        opt_state: the rule's state, or that of a chain that ends with the rule.
         params: the parameters that it moves.
     """
-    return schedule_free_eval_params(opt_state, params) if isinstance(opt_state, ScheduleFreeState) else params
+    if isinstance(opt_state, ScheduleFreeState):
+        return schedule_free_eval_params(opt_state, params)
+    if isinstance(opt_state, SelfTuningState):
+        return self_tuned_params(opt_state, params)
+    chained: Any = opt_state if type(opt_state) is tuple else ()
+    return evaluated(chained[-1], params) if chained else params
 
 
 def _times(factor: Any, relative: optax.Schedule) -> optax.Schedule:

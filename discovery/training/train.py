@@ -24,7 +24,7 @@ from ..terminal.view import seconds_text
 from . import online, population_training
 from .online import AUTOLRS, Online, is_online, make_online, train_online
 from .population_training import PBT, PopulationTraining, is_population, make_population, train_population
-from .rules import make_rule
+from .rules import evaluated, make_rule
 from .schedule_sources import destinations
 
 PLAIN_SECONDS = 2.0  # between two plain lines
@@ -119,8 +119,9 @@ def run_job(job: Job, folder: Path | None = None, every: int | None = None, on_c
             return train_online(task, finder, seed=seed, settings=settings, folder=folder, on_chunk=on_chunk)
         return train_population(task, finder, seed=seed, settings=settings, folder=folder, on_chunk=on_chunk)
     if folder is None:
-        return train_and_score(task, transformation, seed=seed, steps=steps, on_chunk=on_chunk)
-    return train_with_checkpoints(task, transformation, folder, seed=seed, steps=steps, every=every, settings=settings, on_chunk=on_chunk)
+        return train_and_score(task, transformation, seed=seed, steps=steps, on_chunk=on_chunk, evaluated=evaluated)
+    kept = {"every": every, "settings": settings, "on_chunk": on_chunk, "evaluated": evaluated}
+    return train_with_checkpoints(task, transformation, folder, seed=seed, steps=steps, **kept)
 
 
 def _check(what: str, value: int, lowest: int, highest: int) -> None:

@@ -1,13 +1,16 @@
 """Settings: what is read is what was written, and what cannot be used is named."""
 
 import dataclasses
+import json
 import math
+from importlib.resources import files
 
 import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stepsmith import tasks
 from stepsmith.discovery import Budget, ConfigError, SearchConfig, search
 from stepsmith.discovery.config import from_dict, load, to_dict
 from stepsmith.discovery.search import EvolutionConfig, MutationConfig, RacingConfig
@@ -56,6 +59,16 @@ def test_missing_keys_are_defaults(tmp_path):
     assert load(path) == SearchConfig(evolution=EvolutionConfig(population_size=50))
 
 
+@pytest.mark.parametrize("kind", ["schedule", "joint"])
+def test_what_holds_a_schedule_is_tried_at_several_budgets_of_one_task(kind):
+    found = [tasks.get(name) for name in SearchConfig(kind=kind).check().resolved().tasks]
+    assert {task.name.partition("~")[0] for task in found} == {"digits_mlp"} and [task.steps for task in found] == [50, 200, 800]
+    stored = json.loads((files("stepsmith.tasks") / "references.json").read_text())
+    assert all(task.version in stored for task in found)  # such a search need not tune AdamW first
+    assert SearchConfig(kind=kind, tasks=("logistic",)).resolved().tasks == ("logistic",)
+    assert SearchConfig().resolved().tasks == ("digits_mlp", "digits_autoencoder")
+
+
 def test_an_integer_serves_as_a_float():
     weight = from_dict(SearchConfig, {"mutation": {"insert": 2}}).mutation.insert
     assert weight == 2.0 and isinstance(weight, float)
@@ -84,7 +97,6 @@ BAD = {
     "a number for a table": ("evolution = 3", ["evolution", "table", "3"]),
     "no such choice": ("mode = 'fast'", ["mode", "deterministic", "async", "'fast'"]),
     "a list for a choice": ("mode = ['async']", ["mode", "deterministic", "async"]),
-    "no tasks": ("tasks = []", ["tasks", "one or more"]),
     "a task twice": ("tasks = ['a', 'a']", ["tasks", "different"]),
     "negative seed": ("seed = -1", ["seed", "at least 0", "-1"]),
     "seed beyond 64 bits": ("seed = 10000000000000000000000", ["seed", "at most 2147483647"]),
@@ -206,6 +218,6 @@ def test_any_data_give_a_config_or_a_value_error(tables, values):
     except ValueError:
         return
     assert from_dict(SearchConfig, to_dict(config)) == config
-    assert 0 <= config.seed < 2**31 and config.in_flight >= 1 and config.tasks
+    assert 0 <= config.seed < 2**31 and config.in_flight >= 1 and config.resolved().tasks
     assert 1 <= config.evolution.tournament_size <= config.evolution.population_size
     assert all(math.isfinite(value) for value in dataclasses.astuple(config.mutation))

@@ -128,7 +128,7 @@ def _check_config(config):
     assert from_dict(SearchConfig, tomllib.loads(tomli_w.dumps(to_dict(config)))) == config
     budget = Budget.parse(config.budget)
     assert 0 < (budget.seconds or budget.evaluations or 0) < 1e13
-    assert 0 <= config.seed < 2**31 and 1 <= config.in_flight <= 10_000 and 1 <= config.finalists <= 10_000 and config.tasks
+    assert 0 <= config.seed < 2**31 and 1 <= config.in_flight <= 10_000 and 1 <= config.finalists <= 10_000 and config.resolved().tasks
     assert 1 <= config.evolution.tournament_size <= config.evolution.population_size <= 1_000_000
     assert all(math.isfinite(value) for value in dataclasses.astuple(config.mutation))
     assert len({*config.search_seeds, *config.finalist_seed_values}) == config.seeds_per_task + config.finalist_seeds

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from stepsmith import schedules as s
+from stepsmith.tasks import get, train
 
 CURVATURE, START = np.array([1.0, 0.3, 0.5, 0.05]), np.array([1.0, -2.0, 0.5, 3.0])
 SEEDS = 8
@@ -195,3 +196,44 @@ def test_a_decay_needs_a_held_out_loss_and_tuning_the_parameters():
         rule.update(params, rule.init(params), params)
     with pytest.raises(s.ScheduleError, match="needs the parameters"):
         rule.update(params, rule.init(params))
+
+
+def test_a_chain_steps_with_clipped_gradients_and_a_whole_held_out_one():
+    params, batch, held_out_batch = jnp.ones(3), jnp.array([9.0, 0.0, 0.0]), jnp.array([0.0, 4.0, 0.0])
+    rule = optax.chain(optax.clip_by_global_norm(1.0), s.self_tuning(optax.identity(), 0.1, 0.01))
+    step = jax.jit(s.self_tuning_step(rule, lambda w, x: (w @ x, x.sum()), has_aux=True))
+    stepped, state, value, held_out_value = step(params, rule.init(params), batch, held_out_batch)
+    assert (value, held_out_value) == ((9.0, 9.0), (4.0, 4.0))
+    updates, expected = rule.update(batch, rule.init(params), params, held_out=held_out_batch)
+    np.testing.assert_allclose(stepped, params + updates, rtol=1e-6)
+    np.testing.assert_allclose(state[1].gradient, [1.0, 0.0, 0.0], rtol=1e-6)
+    again = float(step(stepped, state, batch, held_out_batch)[1][1].tuned[1].first)
+    hypergradient = float(jnp.vdot(held_out_batch, expected[1].tuned[1].response))
+    assert again == pytest.approx(0.1 * hypergradient, rel=1e-5) and again < 0
+
+
+def test_a_decay_that_is_far_too_large_falls_on_a_real_task():
+    """Tuned on batches of the validation split; scored on the test split too, which it never sees."""
+    task, steps, rate, first = get("tabular"), 150, 0.01, 30.0
+    data = jax.device_put(dict(task.load()))
+    bounds = {"bounds": s.Bounds(rate, rate), "weight_decay_bounds": s.Bounds(1e-3, 100.0)}
+    rule = s.self_tuning(optax.scale_by_adam(), rate, first, s.SelfTuningConfig(step_size=0.05), **bounds)
+    step = s.self_tuning_step(rule, lambda params, seen: task.loss(params, {}, *seen), has_aux=True)
+
+    def advance(carry, key):
+        drawing, dropping = jax.random.split(key)
+        seen, held_out = ((task.batch(data, drawing, split), dropping) for split in ("train", "validation"))
+        params, state, (loss, _), _ = step(*carry, seen, held_out)
+        return (params, state), (loss, state.weight_decay)
+
+    init_key, run_key = jax.random.split(jax.random.key(0))
+    begun = task.init(init_key)[0]
+    run = jax.jit(lambda: jax.lax.scan(advance, (begun, rule.init(begun)), jax.random.split(run_key, steps)))
+    (params, state), (losses, decays) = run()
+    assert np.isfinite(losses).all() and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert 0.1 < decays[-1] < first / 5
+    constant = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(first), optax.scale(-rate))
+    kept = train(task, constant, steps=steps).train_state.params
+    for split in ("validation", "test"):
+        tuned, fixed = (task.metric(found, {}, task.examples(data, split))["loss"] for found in (s.self_tuned_params(state, params), kept))
+        assert tuned < fixed

@@ -17,10 +17,11 @@ import pytest
 
 from stepsmith.discovery.export import to_optax, to_pallas
 from stepsmith.discovery.language import load, to_text
-from stepsmith.discovery.training.rules import RuleError, make_rule
+from stepsmith.discovery.training.rules import RuleError, evaluated, make_rule
 from stepsmith.discovery.training.train import make_job, run_job
-from stepsmith.schedules import plateau, save_recorded
-from stepsmith.tasks import get, train
+from stepsmith.schedules import plateau, save_recorded, self_tuned_params
+from stepsmith.tasks import curves, get, train
+from stepsmith.tasks.training import scores
 
 TASK = "quadratic"
 STEPS = 40
@@ -80,6 +81,37 @@ def test_program_text_json_and_exported_file_are_the_same_rule(tmp_path):
     (tmp_path / "kernel.py").write_text(to_pallas(program, "found"))
     kernel = make_rule(str(tmp_path / "kernel.py"), STEPS, "cosine", 0.01)
     chex.assert_trees_all_close(_params(kernel.transformation), _params(exported.transformation), rtol=1e-4, atol=1e-6)
+
+
+SELF_TUNED = """
+import optax
+from stepsmith.schedules import SelfTuningConfig, self_tuning
+
+def tuned(learning_rate=0.1):
+    rule = self_tuning(optax.identity(), 0.1, config=SelfTuningConfig(sigma=0.3))
+    return optax.chain(optax.clip_by_global_norm(1.0), rule)
+"""
+
+
+def test_a_self_tuned_rule_is_scored_without_its_perturbation(tmp_path):
+    (tmp_path / "rule.py").write_text(SELF_TUNED)
+    job = make_job(TASK, str(tmp_path / "rule.py"), steps=STEPS)
+    result, stored = run_job(job), run_job(job, tmp_path / "run")
+    state = result.train_state
+    clean = self_tuned_params(state.opt_state[-1], state.params)
+    at_clean, at_moved = (scores(job.task, p, state.state, job.task.load(), "test")["loss"] for p in (clean, state.params))
+    assert result.scores["test"]["loss"] == stored.scores["test"]["loss"] == at_clean != at_moved
+    last = curves.read(tmp_path / "run" / "curve.csv").validation["loss"][-1]
+    assert last == pytest.approx(stored.scores["validation"]["loss"], rel=1e-5)
+    chex.assert_trees_all_equal(evaluated(state.opt_state[-1], state.params), clean)
+
+
+@pytest.mark.parametrize("rule", [optax.sgd(0.1), optax.adamw(0.1), optax.contrib.schedule_free_sgd(0.1), optax.identity()])
+def test_other_rules_are_scored_where_they_say(rule):
+    params = {"w": jnp.arange(3.0)}
+    state = rule.init(params)
+    averages = isinstance(state, optax.contrib.ScheduleFreeState)
+    chex.assert_trees_all_equal(evaluated(state, params), optax.contrib.schedule_free_eval_params(state, params) if averages else params)
 
 
 MINE = """
