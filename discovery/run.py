@@ -117,8 +117,16 @@ class Run:
         return self._read(read)
 
     def front(self) -> list[Finalist]:
-        """The Pareto front: programs that no other one beats in fitness, statements, states and operations alike."""
-        return self._read(lambda ledger: [make_finalist(i, b, None) for i, b in enumerate(ledger.front(), 1)])
+        """The Pareto front: programs that no other one beats in fitness, statements, states and operations alike.
+
+        Fitness is that on new seeds between two finalists, else the search's.
+        """
+
+        def read(ledger: Ledger) -> list[Finalist]:
+            confirmed = dict(ledger.state().get("finalists", []))
+            return [make_finalist(i, best, confirmed.get(best.hash)) for i, best in enumerate(ledger.front(), 1)]
+
+        return self._read(read)
 
     def summary(self) -> dict[str, Any]:
         """One row of a list of runs; a ledger that cannot be read has the status damaged, and the reason is logged."""
