@@ -112,7 +112,8 @@ class Run:
             led = thinned(improvements(births), selected.points)
             course = [(one, prune(Program.from_json(programs[one.birth]))) for one in led]
             rule = run.versions.get("rule", "")
-            return Source(name or self.folder.name, config.schedule, rule, [(b, c) for b, c in pairs if c is not None], course)
+            initial = Program.from_json(run.versions["initial"])
+            return Source(name or self.folder.name, config.schedule, rule, initial, [(b, c) for b, c in pairs if c is not None], course)
 
         return self._read(read)
 
