@@ -113,7 +113,7 @@ class Status:
             print_selection(status["selection"])
         print_hall_of_fame(finalists)
         if self.front:
-            out.print("Pareto front of fitness, statements, states and operations, best fitness first:")
+            out.print("Pareto front of fitness (on new seeds between two finalists, else the search's), statements, states and operations:")
             print_finalists(front)
         return 0
 

@@ -16,7 +16,7 @@ from .language.message import one_line, shown
 from .search import EvolutionConfig, MutationConfig, RacingConfig
 from .selection import SelectionConfig
 
-FORMAT = "4"  # of the language, the canonical form and the seeds; part of what makes runs comparable
+FORMAT = "5"  # of the language, the canonical form and the seeds; part of what makes runs comparable
 MAX_CHARACTERS = 100_000  # of a config file
 MAX_SECONDS = 1e9  # 30 years
 MAX_EVALUATIONS = 10**12

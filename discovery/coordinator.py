@@ -136,7 +136,8 @@ class Coordinator:
         ):
             candidate, self._state = self._strategy.ask(self._state)
             failpoints.reached("ask")
-            self._counters = self._counters._replace(rejected=self._counters.rejected + candidate.rejected)
+            rejected, neutral = self._counters.rejected + candidate.rejected, self._counters.neutral + candidate.neutral
+            self._counters = self._counters._replace(rejected=rejected, neutral=neutral)
             block = self._block(candidate)
             self._recorder.born(candidate, block)
             self._count_statements(candidate)

@@ -21,7 +21,7 @@ class Finalist:
         confirmed: fitness on the finalists' seeds, once the run has finished.
         statements: its length.
         states: arrays that it carries from step to step.
-        operations: statements on whole arrays, its cost per parameter.
+        operations: on whole arrays, products of matrices counted one by one: its cost per parameter.
         text: its source.
         level: the last level of a funnel that it was scored on; None before the first.
         level_fitness: its fitness there.

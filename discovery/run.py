@@ -2,7 +2,7 @@
 
 import logging
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -65,7 +65,9 @@ class Run:
                 "savings": counters.savings,
                 "speedups": counters.speedups,
                 "restarts": state.get("search", {}).get("restarts", 0),
-                "winners_curse": _winners_curse(ledger, state),
+                "winners_curse": winners_curse(
+                    {h: scores for h, (_, scores) in ledger.outcomes().items()}, dict(state.get("finalists", []))
+                ),
                 "selection": selection and selection.status(),
                 "versions": run.versions,
             }
@@ -110,13 +112,22 @@ class Run:
             led = thinned(improvements(births), selected.points)
             course = [(one, prune(Program.from_json(programs[one.birth]))) for one in led]
             rule = run.versions.get("rule", "")
-            return Source(name or self.folder.name, config.schedule, rule, [(b, c) for b, c in pairs if c is not None], course)
+            initial = Program.from_json(run.versions["initial"])
+            return Source(name or self.folder.name, config.schedule, rule, initial, [(b, c) for b, c in pairs if c is not None], course)
 
         return self._read(read)
 
     def front(self) -> list[Finalist]:
-        """The Pareto front: programs that no other one beats in fitness, statements, states and operations alike."""
-        return self._read(lambda ledger: [make_finalist(i, b, None) for i, b in enumerate(ledger.front(), 1)])
+        """The Pareto front: programs that no other one beats in fitness, statements, states and operations alike.
+
+        Fitness is that on new seeds between two finalists, else the search's.
+        """
+
+        def read(ledger: Ledger) -> list[Finalist]:
+            confirmed = dict(ledger.state().get("finalists", []))
+            return [make_finalist(i, best, confirmed.get(best.hash)) for i, best in enumerate(ledger.front(), 1)]
+
+        return self._read(read)
 
     def summary(self) -> dict[str, Any]:
         """One row of a list of runs; a ledger that cannot be read has the status damaged, and the reason is logged."""
@@ -180,10 +191,14 @@ class Run:
             return query(ledger)
 
 
-def _winners_curse(ledger: Ledger, state: dict[str, Any]) -> float | None:
-    """By how much the finalists are worse on new seeds than they were on the search's first ones, median; None before that."""
-    first = {h: scores[0] for h, (_, scores) in ledger.outcomes().items() if scores}
-    rises = [confirmed - first[h] for h, confirmed in state.get("finalists", []) if h in first]
+def winners_curse(scores: Mapping[str, Sequence[float]], confirmed: Mapping[str, float]) -> float | None:
+    """By how much finalists are worse on new seeds than they were on the search's first block, median; None without any.
+
+    Args:
+        scores: hash -> fitness on each block of seeds.
+        confirmed: hash of a finalist -> fitness on new seeds.
+    """
+    rises = [fitness - scores[h][0] for h, fitness in confirmed.items() if scores.get(h)]
     return statistics.median(rises) if rises else None
 
 

@@ -24,6 +24,7 @@ from .language import SCHEDULE, Program, extended_operations, holds_schedule, is
 from .ledger import Ledger, LedgerError, locked
 from .run import BEST, LEDGER, LOCK, Run, check_search
 from .search import Strategy, constants_only, random_search, regularized_evolution
+from .selection.baselines import baselines
 from .selection.funnel import Progress, refuse_final, select
 from .selection.result import FOLDER as SELECTION
 
@@ -67,6 +68,7 @@ def search(
         )
     if config.language == "paper" and (used := extended_operations(initial)):
         raise ConfigError(f"initial {config.initial!r} uses {', '.join(used)}, which the language paper has not; set language to extended")
+    baselines(config.selection.baselines, {path.name: initial})  # all are of one kind
     schedules.get(config.schedule)
     refuse_final([*config.tasks, *(name for level in (*config.selection.levels, config.selection.validation) for name in level.tasks)])
     places = _places(config, devices, workers, "cpu")

@@ -61,6 +61,7 @@ class Op:
         shape: how kinds pass through.
         commutative: the order of the (two) arguments does not matter.
         infix: how it is printed between its arguments, if it is.
+        cost: what it counts in the cost of an update: 1, or its number of products of matrices.
         sampled: mutation may draw it (``copy`` exists for people's programs only).
         extended: it belongs to the extended language only.
         code: the same formula as Python source for exported files, over jax.numpy.
@@ -73,6 +74,7 @@ class Op:
     shape: Shape = Shape.MAP
     commutative: bool = False
     infix: str | None = None
+    cost: int = 1
     sampled: bool = True
     extended: bool = False
     code: str = ""
@@ -184,8 +186,8 @@ _TABLE = (
     Op("mean", 1, None, Shape.PER_ARRAY, extended=True, code="jnp.mean({0})"),
     Op("row_mean", 1, None, Shape.MATRIX, extended=True, code="row_mean({0})"),
     Op("column_mean", 1, None, Shape.MATRIX, extended=True, code="column_mean({0})"),
-    Op("orthogonalize", 1, None, Shape.MATRIX, extended=True, code="orthogonalize({0})"),
-    Op("transposed_product", 2, None, Shape.MATRIX, extended=True, code="transposed_product({0}, {1})"),
+    Op("orthogonalize", 1, None, Shape.MATRIX, cost=15, extended=True, code="orthogonalize({0})"),
+    Op("transposed_product", 2, None, Shape.MATRIX, cost=2, extended=True, code="transposed_product({0}, {1})"),
     Op("on_matrices", 2, None, Shape.SELECT, extended=True, code="{0} if g.ndim == 2 else {1}"),
     Op("num_rows", 0, None, Shape.LEAF_CONSTANT, extended=True, code="num_rows(g)"),
     Op("num_columns", 0, None, Shape.LEAF_CONSTANT, extended=True, code="num_columns(g)"),

@@ -51,16 +51,16 @@ def infer(program: Program, lines: Sequence[int] | None = None, last_line: int |
 
 
 def operations(program: Program) -> int:
-    """How many statements work on whole arrays: the cost of an update per parameter.
+    """How many operations on whole arrays an update takes, each as `Op.cost` weighs it: its cost per parameter.
 
     >>> from .text import parse
     >>> operations(parse('''def train(w, g, lr):
     ...     rate = lr * 0.1
-    ...     update = g * rate
+    ...     update = orthogonalize(g) * rate
     ...     return update'''))
-    1
+    16
     """
-    return sum(kind is Kind.ARRAY for kind in infer(program))
+    return sum(OPS[s.op].cost for s, kind in zip(program.statements, infer(program), strict=True) if kind is Kind.ARRAY)
 
 
 def _infer(op: str, args: tuple[Argument, ...], kinds: dict[str, Kind]) -> Kind:

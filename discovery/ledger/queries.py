@@ -1,6 +1,7 @@
 """What is read back from a ledger; each function takes a connection inside a transaction."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 from sqlalchemy import Connection, Integer, func, literal, select, true
@@ -97,12 +98,35 @@ def best(connection: Connection, num: int) -> list[Best]:
 
 
 def front(connection: Connection) -> list[Best]:
-    """The programs that no other one beats in fitness, statements, states and operations alike, best fitness first."""
-    kept: list[Best] = []
-    for row in connection.execute(_RANKED):  # those before it have the better fitness
-        if not any(b.statements <= row.statements and b.states <= row.states and b.operations <= row.operations for b in kept):
-            kept.append(_best(row))
+    """The programs that no other one beats in fitness, statements, states and operations alike.
+
+    Finalists are compared with each other by their confirmed fitness, on new seeds, all others by the search's: that of a program
+    which was never confirmed has the luck in it that confirming takes out. Confirmed ones first, best fitness first.
+    """
+    confirmed = dict(state(connection).get("finalists", []))
+    rows = connection.execute(_RANKED).all()
+    searched = {row.hash: row.fitness for row in rows}
+    finalists = [row for row in rows if row.hash in confirmed]
+    others = _unbeaten([row for row in rows if row.hash not in confirmed], searched)
+    kept = [row for row in _unbeaten(finalists, confirmed) if not any(_beats(other, row, searched) for other in others)]
+    kept += [row for row in others if not any(_beats(finalist, row, searched) for finalist in finalists)]
+    return [_best(row) for row in kept]
+
+
+def _unbeaten(rows: Sequence[Any], fitness: Mapping[str, float]) -> list[Any]:
+    """The rows that no other one of them beats, best fitness first."""
+    kept: list[Any] = []
+    for row in sorted(rows, key=lambda row: (fitness[row.hash], row.hash)):
+        if not any(_beats(better, row, fitness) for better in kept):
+            kept.append(row)
     return kept
+
+
+def _beats(one: Any, other: Any, fitness: Mapping[str, float]) -> bool:
+    """Whether one program is no worse than another in any respect; of two that are equal in all the first by hash is the better one."""
+    if (fitness[one.hash], one.hash) > (fitness[other.hash], other.hash):
+        return False
+    return one.statements <= other.statements and one.states <= other.states and one.operations <= other.operations
 
 
 def _best(row: Any) -> Best:

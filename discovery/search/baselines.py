@@ -29,8 +29,8 @@ def _ask(initial: Program, mutation: MutationConfig, extended: bool, state: Sear
 def random_walk(birth: int, initial: Program, mutation: MutationConfig, extended: bool, random: Random) -> Candidate:
     """A child of the initial program, many mutations away."""
     child = mutate(initial, canonical_hash(initial), random, mutation, extended)
-    count, rejected = 1, child.rejected
+    count, rejected, neutral = 1, child.rejected, child.neutral
     while random.random() > 1 / MEAN_MUTATIONS:
         child = mutate(child.program, child.hash, random, mutation, extended)
-        count, rejected = count + 1, rejected + child.rejected
-    return Candidate(birth, child.program, child.hash, 0, f"{count} random mutations", rejected, child.live)
+        count, rejected, neutral = count + 1, rejected + child.rejected, neutral + child.neutral
+    return Candidate(birth, child.program, child.hash, 0, f"{count} random mutations", rejected, child.live, neutral)

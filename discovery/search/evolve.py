@@ -88,7 +88,8 @@ def _ask(
         return random_walk(state.births, initial, mutation, extended, random), advanced
     parent = _tournament(state, config, random) or Member(0, initial, canonical_hash(initial), 0.0)
     child = mutate(parent.program, parent.hash, random, mutation, extended)
-    return Candidate(state.births, child.program, child.hash, parent.birth, child.mutation, child.rejected, child.live), advanced
+    drawn = (child.mutation, child.rejected, child.live, child.neutral)
+    return Candidate(state.births, child.program, child.hash, parent.birth, *drawn), advanced
 
 
 def _tournament(state: SearchState, config: EvolutionConfig, random: Random) -> Member | None:

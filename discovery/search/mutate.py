@@ -72,6 +72,7 @@ class Child(NamedTuple):
     mutation: str  # what was done, for the lineage
     rejected: int  # invalid mutants drawn before it
     live: int  # statements that reach the update
+    neutral: int = 0  # valid mutants on the way to it that compute what the parent does
 
 
 def mutate(parent: Program, parent_hash: str, random: Random, config: MutationConfig, extended: bool = False) -> Child:
@@ -103,7 +104,7 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
             continue
         child_hash = parent_hash if pruned == live else canonical_hash_of_pruned(pruned)
         if child_hash != parent_hash or neutral == MAX_NEUTRAL:
-            return Child(program, child_hash, mutation, rejected, len(pruned.statements))
+            return Child(program, child_hash, mutation, rejected, len(pruned.statements), neutral)
         parent, neutral = program, neutral + 1
 
 

@@ -19,6 +19,7 @@ class Candidate(NamedTuple):
     mutation: str
     rejected: int  # invalid mutants drawn before it
     live: int = 0  # statements that reach the update
+    neutral: int = 0  # valid mutants drawn before it that compute what their parent does
 
 
 class Member(NamedTuple):

@@ -1,6 +1,7 @@
 """`stepsmith select`, and how a selection is shown."""
 
 import contextlib
+import math
 import shlex
 import sys
 import time
@@ -77,7 +78,9 @@ def print_selection(status: dict[str, Any]) -> None:
     for level in status["levels"]:
         numbers = f"{level['entered']} programs entered, {level['placed']} are placed, {level['passed']} passed"
         out.print(f"level {level['level']} ({', '.join(level['tasks'])}): {numbers}", style="bold")
-        print_table([_program_row(program) for program in level["programs"]], False, empty="none is placed yet")
+        rows = level["programs"] + [program | {"run": f"baseline: {program['run']}"} for program in level["baselines"]]
+        rows.sort(key=lambda program: math.inf if program["fitness"] is None else program["fitness"])
+        print_table([_program_row(program) for program in rows], False, empty="none is placed yet")
     for name, course in status["courses"].items():
         out.print(f"course of {name}: the programs that led it, on the validation tasks", style="bold")
         print_table([_point_row(point) for point in course["curve"]], False, empty="no point measured yet")

@@ -23,9 +23,10 @@ from ..interrupt import Stop, interruptible
 from ..language import Program, extended_operations, load, operations, parse, prune, to_text
 from ..ledger import Best, EvaluationRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, locked
 from ..recorder import Recorder
+from .baselines import baselines
 from .levels import Level, SelectionConfig, make_level
 from .placing import Placing, Request, placing, promoted, wanted
-from .result import BEST, KIND, LEDGER, LOCK, Selection, config_of, course_level
+from .result import BEST, KIND, LEDGER, LOCK, Selection, baseline_level, config_of, course_level
 from .validation import Improvement
 
 
@@ -48,6 +49,7 @@ class Source(NamedTuple):
         name: of the run.
         schedule: of the learning rate, on every task.
         rule: JSON of the one that schedules were tried with; empty where rules were searched for.
+        initial: what the search began with.
         finalists: best first, each with its fitness on new seeds.
         course: the programs that led the search, thinned.
     """
@@ -55,6 +57,7 @@ class Source(NamedTuple):
     name: str
     schedule: str
     rule: str
+    initial: Program
     finalists: list[tuple[Best, float]]
     course: list[tuple[Improvement, Program]]
 
@@ -87,13 +90,14 @@ def select(
         raise ConfigError(str(error)) from None
     if not config.asked:
         raise ConfigError("nothing to select by: give one or more [[selection.levels]], or [selection.validation], in the config")
+    known = baselines(config.baselines if config.levels else (), {source.name: source.initial for source in sources})
     names = sorted({name for level in (*config.levels, config.validation) for name in level.tasks})
     refuse_final(names)
-    versions = _versions(sources, config, {name: tasks.get(name).version for name in names})
+    versions = _versions(sources, config, known, {name: tasks.get(name).version for name in names})
     with locked(path / LOCK):
         # Before Ctrl-C becomes a wish: it may take long.
         measured = {} if (path / LEDGER).exists() else _measured(names, versions["rule"])
-        with interruptible() as stop, _ledger(path, sources, config, versions, measured) as ledger:
+        with interruptible() as stop, _ledger(path, sources, config, known, versions, measured) as ledger:
             if ledger.run().status != "finished":
                 _Session(ledger, places, stop, on_progress).run()
     selection = Selection(path)
@@ -115,7 +119,9 @@ def _measured(names: Sequence[str], rule: str) -> dict[str, Any]:
     return measured | ({"base_factors": base_factors(Program.from_json(rule), names)} if rule else {})
 
 
-def _versions(sources: Sequence[Source], config: SelectionConfig, task_versions: dict[str, str]) -> dict[str, Any]:
+def _versions(
+    sources: Sequence[Source], config: SelectionConfig, known: Mapping[str, tuple[str, Program]], task_versions: dict[str, str]
+) -> dict[str, Any]:
     """What makes a selection this one: its entrants, its courses, and what they are measured by."""
     schedules, rules = {source.schedule for source in sources}, {source.rule for source in sources}
     if len(rules) != 1:
@@ -136,13 +142,19 @@ def _versions(sources: Sequence[Source], config: SelectionConfig, task_versions:
         "tasks": task_versions,
         "runs": [source.name for source in sources],
         "entrants": [[program_hash, name] for program_hash, name in entrants.items()],
+        "baselines": [[program_hash, name] for program_hash, (name, _) in known.items()],
         "courses": courses,
     }
 
 
 @contextmanager
 def _ledger(
-    path: Path, sources: Sequence[Source], config: SelectionConfig, versions: dict[str, Any], measured: dict[str, Any]
+    path: Path,
+    sources: Sequence[Source],
+    config: SelectionConfig,
+    known: Mapping[str, tuple[str, Program]],
+    versions: dict[str, Any],
+    measured: dict[str, Any],
 ) -> Iterator[Ledger]:
     said = json.loads(json.dumps(dataclasses.asdict(config)))
     if (path / LEDGER).exists():
@@ -151,7 +163,7 @@ def _ledger(
             yield ledger
         return
     with Ledger.create(path / LEDGER, path.name, said, versions | measured) as ledger:
-        ledger.commit(_entry(sources, versions))
+        ledger.commit(_entry(sources, known, versions))
         yield ledger
 
 
@@ -165,7 +177,7 @@ def _check_same(path: Path, ledger: Ledger, config: dict[str, Any], versions: di
             raise ConfigError(f"{path} holds another selection: what is asked for here differs in {changed}; give another folder")
 
 
-def _entry(sources: Sequence[Source], versions: dict[str, Any]) -> Step:
+def _entry(sources: Sequence[Source], known: Mapping[str, tuple[str, Program]], versions: dict[str, Any]) -> Step:
     """The programs with what their searches knew of them, as the first thing in the ledger."""
     chosen = {program_hash for program_hash, _ in versions["entrants"]}
     programs: dict[str, ProgramRow] = {}
@@ -178,9 +190,14 @@ def _entry(sources: Sequence[Source], versions: dict[str, Any]) -> Step:
                 outcomes[best.hash] = OutcomeRow(best.hash, best.fitness, str(Status.OK), json.dumps(best.scores))
                 finalists[best.hash] = confirmed
         for improvement, program in source.course if versions["courses"] else ():
-            row = ProgramRow(improvement.hash, len(program.statements), to_text(program), number, len(program.states), operations(program))
-            programs.setdefault(improvement.hash, row)
+            programs.setdefault(improvement.hash, _program_row(improvement.hash, program, number))
+    for program_hash, (_, program) in known.items():
+        programs.setdefault(program_hash, _program_row(program_hash, program, 0))
     return Step(programs=list(programs.values()), outcomes=list(outcomes.values()), state={"finalists": [[*f] for f in finalists.items()]})
+
+
+def _program_row(program_hash: str, program: Program, source: int) -> ProgramRow:
+    return ProgramRow(program_hash, len(program.statements), to_text(program), source, len(program.states), operations(program))
 
 
 class _Session:
@@ -207,9 +224,12 @@ class _Session:
     def _placed_all(self) -> bool:
         """Level by level, then course by course; False once a wish to stop has left one of them incomplete."""
         entrants = [program_hash for program_hash, _ in self._versions["entrants"]]
+        known = dict.fromkeys(program_hash for program_hash, _ in self._versions["baselines"])
         for level in self._config.funnel:
             placings = self._place(level, level.config.name, dict.fromkeys(entrants))
             if len(placings) < len(entrants):
+                return False
+            if entrants and len(self._place(level, baseline_level(level.config.name), known)) < len(known):
                 return False
             entrants = promoted(level, placings)
         for name, points in self._versions["courses"].items():

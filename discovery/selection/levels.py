@@ -4,9 +4,12 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+from ..language import names as names_of_rules
+from ..language import schedule_names
 from ..language.message import shown
 
-VALIDATION = "validation"  # begins the names of the levels that are none of the funnel
+VALIDATION, BASELINES = "validation", "baselines"  # begin the names of the levels that are none of the funnel
+INITIAL = "initial"  # among the baselines: what each search began with
 MAX_LEVELS = 10
 MAX_SEEDS = 400
 FIRST_SEED = 100_000  # those of searches begin at 1,000,000, those of the AdamW references are 1000 to 1004
@@ -81,6 +84,8 @@ class SelectionConfig:
     """in order; each is entered by those that the one before promotes, the first by the finalists"""
     entrants: int = 20
     """finalists of each search that enter, at most"""
+    baselines: tuple[str, ...] = (INITIAL,)
+    """placed on each level like a finalist, for comparison alone: shipped programs, and `initial` for what a search began with"""
     validation: LevelConfig = dataclasses.field(default_factory=LevelConfig)
     """tasks, unseen by the search, that the programs which led it in turn are scored on; without tasks: none"""
     points: int = 20
@@ -93,10 +98,15 @@ class SelectionConfig:
         if len(self.levels) > MAX_LEVELS:
             raise ValueError(f"a funnel has at most {MAX_LEVELS} levels, got {len(self.levels)}")
         names = [level.name for level in self.levels]
-        if not all(names) or len(set(names)) != len(names) or any(name.startswith(VALIDATION) for name in names):
-            raise ValueError(f"levels need different names, none of them {VALIDATION!r}, got {', '.join(map(repr, names))}")
+        if not all(names) or len(set(names)) != len(names) or any(name.startswith((VALIDATION, BASELINES)) for name in names):
+            raise ValueError(
+                f"levels need different names, none of them {VALIDATION!r} or {BASELINES!r}, got {', '.join(map(repr, names))}"
+            )
         for level in self.levels:
             level.check()
+        known = (INITIAL, *names_of_rules(), *schedule_names())
+        if unknown := [name for name in self.baselines if name not in known]:
+            raise ValueError(f"selection.baselines: no shipped program {shown(unknown[0])}; there are {', '.join(known)}")
         if self.validation.tasks:
             self.validation.check(VALIDATION)
         elif self.validation != LevelConfig():

@@ -17,7 +17,7 @@ from ..config import ConfigError
 from ..export import Provenance, to_python
 from ..finalists import Finalist, best_confirmed, make_finalist, ranked_by_level
 from ..ledger import Ledger, LedgerError, LevelRow, is_locked
-from .levels import VALIDATION, Level, SelectionConfig
+from .levels import BASELINES, VALIDATION, Level, SelectionConfig
 from .validation import CurvePoint, meta_overfitting
 
 LEDGER, LOCK, BEST = "ledger.sqlite", "ledger.lock", "best.py"
@@ -51,18 +51,21 @@ class Selection:
         return self._read(read) | {"levels": self.levels(), "courses": self.courses()}
 
     def levels(self) -> list[dict[str, Any]]:
-        """For each level that was entered: who was placed there, best first, and who goes on.
+        """For each level that was entered: who was placed there, best first, who goes on, and the baselines beside them.
 
         A program has hash, run, fitness, error (standard error over seeds), status, passed and tasks (task -> learning-rate factor,
-        mean log loss and score).
+        mean log loss and score); of a baseline the run is the baseline's name.
         """
 
         def read(ledger: Ledger) -> list[dict[str, Any]]:
-            runs = dict(ledger.run().versions["entrants"])
+            runs, known = dict(ledger.run().versions["entrants"]), dict(ledger.run().versions.get("baselines", []))
             rows, entered, found = ledger.levels(), len(runs), []
             for level in config_of(ledger).funnel:
                 placed = [row for row in rows if row.level == level.config.name]
-                found.append(_level_summary(level, placed, runs) | {"entered": entered})
+                beside = [row for row in rows if row.level == baseline_level(level.config.name)]
+                compared = _level_summary(level, beside, known)["programs"]
+                compared = [program | {"passed": False} for program in compared]
+                found.append(_level_summary(level, placed, runs) | {"entered": entered, "baselines": compared})
                 if len(placed) < entered:
                     break
                 entered = found[-1]["passed"]
@@ -163,6 +166,11 @@ def config_of(ledger: Ledger) -> SelectionConfig:
 def course_level(run: str) -> str:
     """The level under which the ledger keeps a run's course."""
     return f"{VALIDATION} of {run}"
+
+
+def baseline_level(level: str) -> str:
+    """The level under which the ledger keeps the baselines of a level of the funnel."""
+    return f"{BASELINES} of {level}"
 
 
 def _level_summary(level: Level, rows: Sequence[LevelRow], runs: Mapping[str, str]) -> dict[str, Any]:

@@ -138,7 +138,7 @@ def simplify(
     try:
         judge = _judge(program, tasks, settings)
         session.judge = judge
-        _tolerant(session, judge, record(tasks[0], program, judge.factor))
+        _tolerant(session, judge, [record(task, program, judge.factor) for task in tasks])
         _evolution(session, judge)
         session.adopt(readable(session.program), "names", "rate gathered, statements ordered, values named", None)
         _constants(session, judge)
@@ -192,9 +192,9 @@ class _Session:
         )
 
 
-def _tolerant(session: _Session, judge: Judge, recording: Recording) -> None:
+def _tolerant(session: _Session, judge: Judge, recordings: Sequence[Recording]) -> None:
     """Takes the least of the changes that the judge accepts, until it accepts none."""
-    while (found := _first_accepted(session, judge, ((p.program, p.what) for p in proposals(session.program, recording)))) is not None:
+    while (found := _first_accepted(session, judge, ((p.program, p.what) for p in proposals(session.program, recordings)))) is not None:
         session.adopt(found[0], "tolerant", found[1], judge(found[0]))
 
 

@@ -1,11 +1,11 @@
 """The tolerant tier: changes that are not exact and make a program shorter, for a judge to accept or refuse.
 
 Two sources. By form: a value becomes one of its arguments, 0 or 1; a state becomes 0 or another state. By what the values are on
-recorded gradients of a task: where a value is, but for a factor, another value or its sign, it becomes that, in whatever
+recorded gradients of one of the tasks: where a value is, but for a factor, another value or its sign, it becomes that, in whatever
 spelling it was written (``m / sqrt(m * m)`` is ``sign(m)``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,22 +24,28 @@ class Proposal(NamedTuple):
     """A shorter program."""
 
     program: Program
-    change: float  # of the updates, relative, on recorded gradients
+    change: float  # of the updates, relative, on recorded gradients of the task where it is largest
     what: str  # was done
 
 
-def proposals(program: Program, recording: Recording) -> list[Proposal]:
-    """All changes that make the program shorter and leave it a rule that learns; those that change its updates least come first."""
-    reference = updates(program, recording)
+def proposals(program: Program, recordings: Sequence[Recording]) -> list[Proposal]:
+    """All changes that make the program shorter and leave it a rule that learns; those that change its updates least come first.
+
+    Args:
+        program: the program to shorten.
+        recordings: of each task; a change counts as what it is where it is largest.
+    """
+    references = [updates(program, recording) for recording in recordings]
     graph = to_graph(program)
     found: dict[str, Proposal] = {}
-    for changed, what in (*_by_form(graph), *_by_value(graph, recording)):
+    for changed, what in (*_by_form(graph), *(found for recording in recordings for found in _by_value(graph, recording))):
         shorter = _valid(changed)
         if shorter is None or len(shorter.statements) >= len(program.statements):
             continue
         key = to_text(shorter)
         if key not in found:
-            found[key] = Proposal(shorter, change(shorter, reference, recording), what)
+            changes = [change(shorter, reference, recording) for reference, recording in zip(references, recordings, strict=True)]
+            found[key] = Proposal(shorter, max(changes), what)
     possible = [proposal for proposal in found.values() if proposal.change < FAR]
     return sorted(possible, key=lambda proposal: (proposal.change, len(proposal.program.statements)))
 

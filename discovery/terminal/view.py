@@ -92,15 +92,15 @@ def summary(snapshot: Snapshot) -> str:
 
 
 def savings_text(savings: Mapping[str, float], speedups: Mapping[str, float]) -> str:
-    """What abstract execution found, and how many times the work that saves.
+    """What abstract execution found, how many times the work that saves, and the hits if children that change nothing were born.
 
     >>> from stepsmith.discovery.counters import Counters
-    >>> counters = Counters(told=10, cached=5, rejected=10, statements=100, redundant=60)
+    >>> counters = Counters(told=10, cached=5, rejected=10, neutral=15, statements=100, redundant=60)
     >>> savings_text(counters.savings, counters.speedups)
-    'invalid 50% (2.0x), redundant 60% (2.5x), cache hits 50% (2.0x)'
+    'invalid 50% (2.0x), redundant 60% (2.5x), cache hits 50% (2.0x; 80% with neutral children)'
     """
-    names = {"invalid": "invalid", "redundant": "redundant", "cached": "cache hits"}
-    return ", ".join(f"{text} {savings[name]:.0%} ({speedups[name]:.1f}x)" for name, text in names.items())
+    invalid, redundant, hits = (f"{savings[name]:.0%} ({speedups[name]:.1f}x" for name in ("invalid", "redundant", "cached"))
+    return f"invalid {invalid}), redundant {redundant}), cache hits {hits}; {savings['cached_with_neutral']:.0%} with neutral children)"
 
 
 def fitness_text(entry: Entry) -> str:

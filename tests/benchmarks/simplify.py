@@ -32,7 +32,7 @@ def exact(arguments: argparse.Namespace) -> None:
     for name in RULES:
         program, rows, times = load(name), [], []
         for seed in range(arguments.repeats):
-            long = obfuscate(program, Random(seed), arguments.changes)
+            long = obfuscate(program, Random(seed), arguments.changes, rewritten=True)
             start = time.perf_counter()
             short = simplify(long).program
             times.append(1e3 * (time.perf_counter() - start))

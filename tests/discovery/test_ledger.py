@@ -213,6 +213,12 @@ def test_the_front_holds_what_nothing_else_beats_in_all_respects(ledger):
         )
     )
     assert [best.hash for best in ledger.front()] == ["a", "b", "d"]
+    # Confirmed, f is better than a; b, of the search's fitness, is still compared by that.
+    ledger.commit(Step(state={"finalists": [["f", -1.9], ["a", -1.5]]}))
+    assert [best.hash for best in ledger.front()] == ["f", "b", "d"]
+    # e is no better than d when the search's fitness is all that d has, and c than b by that of both on new seeds.
+    ledger.commit(Step(state={"finalists": [["f", -1.9], ["c", -1.7], ["a", -1.5], ["b", -1.4], ["e", -0.5]]}))
+    assert [best.hash for best in ledger.front()] == ["f", "c", "d"]
 
 
 def test_a_ledger_of_the_older_schema_is_migrated(path):

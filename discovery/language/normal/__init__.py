@@ -1,6 +1,7 @@
 """The exact normal form of what a program computes.
 
-Start with `nodes.py`, the values; `ring.py` has sums and products, `functions.py` the identities of the other operations,
+Start with `nodes.py`, the values; `ring.py` has sums and products, `functions.py` and `matrices.py` (of the extended language)
+the identities of the other operations,
 `flow.py` runs a program over such values and settles its states, `emit.py` prints the values back as statements.
 
 What "exact" means: equal in real arithmetic wherever the original's intermediate values are finite, so rounding, overflow

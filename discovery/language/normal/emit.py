@@ -80,6 +80,8 @@ class Emitter:
             for op, base in (("log2", 2.0), ("log10", 10.0)):
                 if same(coefficient * math.log(base), 1.0):
                     return self.statement(op, self.value(node.args[0]))
+        if _of_constants(node):
+            return self.statement(node.op, *(self.value(ring.scale(argument, coefficient)) for argument in node.args))
         if node.op in ("product", "reciprocal"):
             factor, argument = self._product(coefficient, node)
             return self.times(argument, factor)
@@ -181,7 +183,7 @@ class Emitter:
             parts.append((max(node.kind for node, _ in base), self._power(self._multiplied(1.0, inner), exponent)))
             coefficient *= scale**exponent
         for node in [node for node, exponent in factors if exponent == 1]:
-            if exact and node.op == "sum" and not same(coefficient, 1.0) and self._absorbs(node, coefficient):
+            if exact and not same(coefficient, 1.0) and (_of_constants(node) or (node.op == "sum" and self._absorbs(node, coefficient))):
                 factor, argument = 1 / coefficient, self.value(Value(coefficient, node))
             elif node.op == "reciprocal":
                 factor, argument = 1.0, self.statement("reciprocal", self.value(node.args[0]))
@@ -219,7 +221,18 @@ class Emitter:
 
 
 # f(c * x) = h(c) * f(x).
-_HOMOGENEOUS = {"sqrt": lambda c: math.sqrt(abs(c)), "abs": abs, "norm": abs, "cbrt": math.cbrt, "sign": lambda c: math.copysign(1.0, c)}
+_HOMOGENEOUS = dict.fromkeys(("mean", "row_mean", "column_mean"), float) | {
+    "sqrt": lambda c: math.sqrt(abs(c)),
+    "abs": abs,
+    "norm": abs,
+    "cbrt": math.cbrt,
+    "sign": lambda c: math.copysign(1.0, c),
+}
+
+
+def _of_constants(node: Node) -> bool:
+    """Whether a node is a choice between two numbers, which takes a factor without a statement more."""
+    return node.op == "on_matrices" and all(value.node is ONE for value in node.args)
 
 
 def _best_scale(emitter: Emitter, node: Node) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..ops import OPS, Kind, Shape
-from . import ring
+from . import matrices, ring
 from .nodes import ONE, Node, Value, constant, is_nonnegative, is_positive, operation_node, same
 
 LARGEST = 1e150  # constants beyond it, or below its inverse, are not folded
@@ -200,16 +200,8 @@ def _extreme(op: str, args: tuple[Value, ...]) -> Value:
     return Value(first.coefficient, operation_node(op, (unit, second)))
 
 
-def _outside(value: Value, widest: Kind) -> tuple[Value, Value]:
-    """Factors of a value no wider than a kind, and the rest, whose coefficient is 1."""
-    narrow, wide = [], []
-    for factor in ring.factors_of(value.node):
-        (narrow if factor[0].kind <= widest else wide).append(factor)
-    return Value(value.coefficient, ring.from_factors(narrow)), Value(1.0, ring.from_factors(wide))
-
-
 def _norm(op: str, args: tuple[Value, ...]) -> Value:
-    outer, inner = _outside(args[0], Kind.LEAF)
+    outer, inner = ring.outside(args[0], Kind.LEAF)
     return ring.multiply(ring.absolute(outer), _opaque(op, (ring.absolute(inner),)))
 
 
@@ -218,7 +210,7 @@ def _global_norm(op: str, args: tuple[Value, ...]) -> Value:
 
 
 def _dot(op: str, args: tuple[Value, ...]) -> Value:
-    outer, inner = zip(*(_outside(value, Kind.SCALAR) for value in args), strict=True)
+    outer, inner = zip(*(ring.outside(value, Kind.SCALAR) for value in args), strict=True)
     if inner[0].node.digest == inner[1].node.digest:
         inner = (ring.absolute(inner[0]),) * 2
     return ring.multiply(ring.multiply(*outer), _opaque(op, inner))
@@ -268,6 +260,7 @@ _RULES: dict[str, Rule] = {
     "dot": _dot,
     "cosine_sim": _cosine_sim,
     "clip": _clip,
+    **matrices.RULES,
     **dict.fromkeys(("cos", "cosh"), _even),
     **dict.fromkeys(("sin", "tan", "arcsin", "arctan", "sinh", "tanh", "arcsinh", "arctanh"), _odd),
     **dict.fromkeys(("exp", "exp2", "exp10"), _exp),

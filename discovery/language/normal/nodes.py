@@ -130,10 +130,13 @@ def sum_node(terms: tuple[tuple[float, Node], ...]) -> Node:
 # Infinite or undefined at some finite arguments; `reciprocal` and `clip` depend on their arguments.
 _PARTIAL = frozenset({"log", "log2", "log10", "log1p", "power", "arcsin", "arccos", "arccosh", "arctanh", "cosine_sim", "vanish"})
 _NONNEGATIVE = frozenset({"exp", "abs", "sqrt", "norm", "arccos", "arccosh", "vanish"})
-# Never below zero where the argument is not.
+# Never below zero where the arguments are not.
 _KEEP_SIGN = frozenset(
     {"tanh", "sinh", "arcsinh", "arctan", "arcsin", "arctanh", "cbrt", "expm1", "log1p", "sign", "reciprocal", "minimum"}
+    | {"mean", "row_mean", "column_mean", "on_matrices"}
 )
+# Without arguments of their own, finite; or finite where the arguments are.
+_FINITE = frozenset({Shape.MAP, Shape.PER_ARRAY, Shape.GLOBAL, Shape.MATRIX, Shape.SELECT, Shape.LEAF_CONSTANT})
 
 
 def operation_node(op: str, args: tuple[Value, ...]) -> Node:
@@ -161,8 +164,10 @@ def _kind(op: str, nodes: list[Node]) -> Kind:
         return Kind.SCALAR
     if shape is Shape.INTERPOLATE:
         return max(node.kind for node in nodes[:2])
+    if shape is Shape.SELECT:
+        return max(Kind.LEAF, *(node.kind for node in nodes))
     # What is not known may be wide: nothing is drawn out of a norm or used as a weight then.
-    return Kind.LEAF if shape is Shape.PER_ARRAY else Kind.ARRAY
+    return Kind.LEAF if shape in (Shape.PER_ARRAY, Shape.LEAF_CONSTANT) else Kind.ARRAY
 
 
 def _total(op: str, args: tuple[Value, ...]) -> bool:
@@ -175,12 +180,12 @@ def _total(op: str, args: tuple[Value, ...]) -> bool:
     if op == "clip":
         bound = args[1]
         return is_nonnegative(bound) or (bound.coefficient > 0 and bound.node.args == ("lr",))  # a schedule is not negative
-    return OPS[op].shape in (Shape.MAP, Shape.PER_ARRAY, Shape.GLOBAL)
+    return OPS[op].shape in _FINITE
 
 
 def _signs(op: str, args: tuple[Value, ...]) -> tuple[bool, bool]:
     """Whether an operation's value is never negative, and whether it is always positive."""
-    if op == "cosh":  # exp is none of them: it is 0 from -104 on, in single precision
+    if op in ("cosh", "num_rows", "num_columns"):  # exp is none of them: it is 0 from -104 on, in single precision
         return True, True
     if op == "dot":
         return key(args[0]) == key(args[1]), False

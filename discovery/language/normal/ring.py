@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from ..ops import EPS
+from ..ops import EPS, Kind
 from .nodes import ONE, ZERO, Node, Value, constant, operation_node, product_node, sum_node
 
 MAX_TERMS = 24  # more are not multiplied out
@@ -272,6 +272,14 @@ def _drawn_out(common: list[tuple[Node, int]], terms: Iterable[tuple[float, Node
     divisor = {node.digest: exponent for node, exponent in common}
     rest = add([Value(coefficient, _without(node, divisor)) for coefficient, node in terms])
     return multiply(rest, Value(1.0, from_factors(common)))
+
+
+def outside(value: Value, widest: Kind) -> tuple[Value, Value]:
+    """Factors of a value no wider than a kind, and the rest, whose coefficient is 1."""
+    narrow, wide = [], []
+    for factor in factors_of(value.node):
+        (narrow if factor[0].kind <= widest else wide).append(factor)
+    return Value(value.coefficient, from_factors(narrow)), Value(1.0, from_factors(wide))
 
 
 def _without(node: Node, divisor: dict[bytes, int]) -> Node:

@@ -85,6 +85,15 @@ def test_values(expression, form, load_module):
         np.testing.assert_allclose(-np.asarray(updates[name]), expected, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["orthogonalize", "transposed_product"])
+def test_the_cost_is_the_number_of_products_of_matrices(name):
+    """Of those in the compiled loop five times, as its source says."""
+    arguments = [jnp.ones((3, 4))] * OPS[name].arity
+    text = str(jax.make_jaxpr(matrices.FUNCTIONS[name])(*arguments))
+    assert OPS[name].cost == text.count("dot_general[") * (5 if name == "orthogonalize" else 1)
+    assert all(op.cost == 1 for op in OPS.values() if op.name not in ("orthogonalize", "transposed_product"))
+
+
 def test_every_extended_operation_is_tried():
     assert all(any(f"{op.name}(" in expression for expression in EXPECTED) for op in OPS.values() if op.extended)
 

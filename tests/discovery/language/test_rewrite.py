@@ -1,5 +1,7 @@
 """Simplification keeps outputs, is short, and brings equal programs to one form; what only looks equal stays apart."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -80,6 +82,33 @@ EQUAL = [
     ("cosine_sim(g * 2.0, w)", "cosine_sim(w, g)"),
     ("clip(g * 2.0, 1.0)", "clip(g, 0.5) * 2.0"),
     ("clip(clip(g, 1.0), 2.0)", "clip(g, 1.0)"),
+    # Of the extended language.
+    ("mean(m * lr)", "mean(m) * lr"),
+    ("mean(g * norm(w) * -2.0)", "norm(w) * mean(g) * -2.0"),
+    ("mean(norm(g))", "norm(g)"),
+    ("abs(mean(square(g)))", "mean(square(g))"),
+    ("row_mean(g * 2.0)", "row_mean(g) * 2.0"),
+    ("row_mean(row_mean(g))", "row_mean(g)"),
+    ("row_mean(g * row_mean(w))", "row_mean(w) * row_mean(g)"),
+    ("column_mean(column_mean(w) * num_rows())", "column_mean(w) * num_rows()"),
+    ("row_mean(lr)", "lr"),
+    ("column_mean(g * 0.0)", "g * 0.0"),
+    ("orthogonalize(negative(g))", "negative(orthogonalize(g))"),
+    ("orthogonalize(w - g)", "orthogonalize(g - w) * -1.0"),
+    ("orthogonalize(g * 0.0)", "0.0"),
+    ("0.0 * orthogonalize(g) + w", "w"),
+    ("transposed_product(g * 3.0, w)", "transposed_product(g, w) * 9.0"),
+    ("transposed_product(negative(g), w * norm(m))", "norm(m) * transposed_product(g, w)"),
+    ("on_matrices(g, g)", "g"),
+    ("on_matrices(g * 2.0, w * 2.0)", "on_matrices(g, w) * 2.0"),
+    ("on_matrices(0.0, w * 2.0)", "on_matrices(0.0, w) * 2.0"),
+    ("on_matrices(on_matrices(g, m), w)", "on_matrices(g, on_matrices(v, w))"),
+    ("norm(on_matrices(2.0, 4.0) * g)", "on_matrices(1.0, 2.0) * norm(g) * 2.0"),
+    ("abs(num_rows()) * g", "num_rows() * g"),
+    ("sign(num_columns() * -2.0)", "-1.0"),
+    ("sign(num_rows() + 1.0) * g", "g"),
+    ("sqrt(square(num_rows())) * norm(g)", "norm(g * num_rows())"),
+    ("dot(g, w * batch_loss())", "batch_loss() * dot(w, g)"),
 ]
 DIFFERENT = [
     ("g / g", "1.0"),
@@ -102,6 +131,18 @@ DIFFERENT = [
     ("exp(g) - 1.0", "expm1(g)"),
     ("interp(g, w, lr)", "interp(w, g, lr)"),
     ("m", "interp(g, m, 0.9)"),
+    ("orthogonalize(g * 2.0)", "orthogonalize(g)"),
+    ("mean(g * w)", "mean(g) * mean(w)"),
+    ("mean(abs(g))", "abs(mean(g))"),
+    ("row_mean(g * column_mean(w))", "row_mean(g) * column_mean(w)"),
+    ("row_mean(g)", "column_mean(g)"),
+    ("transposed_product(g, w)", "transposed_product(w, g)"),
+    ("transposed_product(g * 2.0, w)", "transposed_product(g, w) * 2.0"),
+    ("on_matrices(g, w)", "on_matrices(w, g)"),
+    ("on_matrices(on_matrices(g, m), w)", "on_matrices(m, w)"),
+    ("num_rows() * g", "num_columns() * g"),
+    ("sign(batch_loss()) * g", "g"),
+    ("sign(mean(abs(g)))", "1.0"),
 ]
 
 
@@ -116,6 +157,11 @@ def test_equal_expressions(one, other):
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_different_expressions(one, other):
     assert canonical_hash(_of(one)) != canonical_hash(_of(other))
+
+
+def test_a_choice_between_two_numbers_takes_a_factor():
+    text = to_text(simplify_exact(_of("g * on_matrices(2.0, 4.0) * 0.01")))
+    assert "on_matrices(0.02, 0.04)" in text and len(text.splitlines()) == 4, text
 
 
 STATES = {
@@ -178,9 +224,9 @@ def test_outputs_that_are_inputs_or_constants(lines):
 
 @pytest.mark.heavy
 @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 10**9))
-def test_simplification_preserves_outputs(seed):
-    program = walk(seed)
+@given(st.integers(0, 10**9), st.booleans())
+def test_simplification_preserves_outputs(seed, extended):
+    program = walk(seed, extended)
     simple = simplify_exact(program)
     assert len(infer(simple)) == len(simple.statements) <= len(prune(program).statements)
     assert differs(program, simple, seed % 1000) is None, to_text(program)
@@ -188,17 +234,19 @@ def test_simplification_preserves_outputs(seed):
 
 
 @pytest.mark.heavy
-def test_equal_hashes_mean_equal_outputs():
+@pytest.mark.parametrize("extended", [False, True])
+def test_equal_hashes_mean_equal_outputs(extended):
     groups = {}
     for seed in range(1200):
-        program = walk(seed)
+        program = walk(seed, extended)
         groups.setdefault(canonical_hash(program), {})[to_text(prune(program))] = program
     several = [list(group.values()) for group in groups.values() if len(group) > 1]
     assert len(several) >= 10
-    for first, *rest in several:
-        # By the form that they share: of two programs one may overflow, and then have no output, where the other does not.
-        shared = simplify_exact(first)
-        assert all(differs(each, shared, 0) is None for each in (first, *rest)), to_text(first)
+    for members in several:
+        shared = simplify_exact(members[0])
+        assert all(differs(each, shared, 0) is None for each in members), to_text(members[0])
+        for one, other in combinations(members[:6], 2):  # of two programs one may overflow where the other does not
+            assert differs(one, other, 0, both=True) is None, f"{to_text(one)}\n{to_text(other)}"
 
 
 def test_rounding_of_constants_does_not_show():
@@ -209,8 +257,8 @@ def test_rounding_of_constants_does_not_show():
 
 def test_an_unknown_operation_is_opaque():
     x = Value(1.0, ONE)
-    value = apply("orthogonalize", (x,))
-    assert value.node.op == "orthogonalize" and not value.node.total
+    value = apply("unheard_of", (x,))
+    assert value.node.op == "unheard_of" and not value.node.total
 
 
 def test_the_evaluator_finds_a_difference():

@@ -181,6 +181,17 @@ def test_rejects_what_ignores_the_gradient():
     assert sum(mutate(parent, canonical_hash(parent), Random(seed), config).rejected for seed in range(50)) > 0
 
 
+def test_neutral_mutants_are_counted():
+    """One that changes dead code alone is mutated further, sixteen times."""
+    config = MutationConfig(only_constants=True)
+    dead = parse("def train(w, g, lr):\n    x = w * 0.5\n    update = g * lr\n    return update")
+    live = parse("def train(w, g, lr):\n    update = g * 0.5\n    return update")
+    for seed in range(20):
+        child = mutate(dead, canonical_hash(dead), Random(seed), config)
+        assert (child.neutral, child.rejected, child.hash) == (16, 0, canonical_hash(dead))
+        assert mutate(live, canonical_hash(live), Random(seed), config).neutral == 0
+
+
 def test_deterministic_by_seed():
     parent = load("adamw")
     key = canonical_hash(parent)

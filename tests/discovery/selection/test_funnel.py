@@ -12,6 +12,7 @@ import pytest
 from stepsmith.discovery import ConfigError, Run, config, resume, search
 from stepsmith.discovery.cli import read_command
 from stepsmith.discovery.evaluate import plan
+from stepsmith.discovery.language import canonical_hash, load
 from stepsmith.discovery.ledger import Ledger
 from stepsmith.discovery.selection import LevelConfig, SelectionConfig, funnel
 from stepsmith.discovery.selection.result import FOLDER, Selection
@@ -28,12 +29,14 @@ SELECTION = SelectionConfig(
     ),
     entrants=3,
     validation=LevelConfig("", ("logistic",), 2, 1, (1.0,)),
+    baselines=("initial", "sgd"),
     points=4,
 )
 TOML = """
 [selection]
 entrants = 3
 points = 4
+baselines = ["initial", "sgd"]
 [[selection.levels]]
 name = "B"
 tasks = ["logistic"]
@@ -123,6 +126,42 @@ def test_the_funnel_narrows_and_the_hall_of_fame_follows_its_last_level(selected
     assert [f.level for f in finalists] == ["C"] * len(order) + ["B"] * (3 - len(order))
     assert [f.rank for f in finalists] == [1, 2, 3]
     assert "level C, tabular, logistic: fitness" in (selected.folder / "best.py").read_text()
+
+
+def test_baselines_are_placed_on_each_level_and_neither_promoted_nor_finalists(selected):
+    summary = selected.status()["selection"]["levels"]
+    known = {"initial": canonical_hash(load(selected.config().initial)), "sgd": canonical_hash(load("sgd"))}
+    for level, tasks in zip(summary, (["logistic"], ["tabular", "logistic"]), strict=True):
+        assert {program["run"]: program["hash"] for program in level["baselines"]} == known
+        assert [list(program["tasks"]) for program in level["baselines"]] == [tasks] * 2
+        assert not any(program["passed"] for program in level["baselines"])
+    b, c = summary
+    assert b["passed"] == 2 and {p["hash"] for p in c["programs"]} == {p["hash"] for p in b["programs"] if p["passed"]}
+    # Scored as finalists are: the factor by one seed, the fitness by others, against tuned AdamW.
+    with Ledger.open(selected.folder / FOLDER / "ledger.sqlite") as ledger:
+        runs = {(run.task, run.learning_rate_factor, run.seed): run.loss for run in ledger.evaluations(known["sgd"])}
+    sgd = next(program for program in b["baselines"] if program["run"] == "sgd")
+    factor, reference = sgd["tasks"]["logistic"]["factor"], stored(get("logistic"))
+    scores = [(np.log(runs["logistic", factor, seed]) - reference.log_loss) / reference.scale for seed in (101_500, 101_501)]
+    assert sgd["fitness"] == pytest.approx(np.mean(scores))
+    finalists = selected.hall_of_fame()
+    assert known["sgd"] not in {finalist.hash for finalist in finalists}
+    assert len({finalist.hash for finalist in finalists}) == len(finalists)
+
+
+def test_baselines_are_listed_with_the_programs(selected, stepsmith):
+    shown = stepsmith("status", selected.folder)[1]
+    assert shown.count("baseline: initial") == shown.count("baseline: sgd") == 2
+
+
+@pytest.mark.parametrize(
+    ("baselines", "message"), [(("lyon",), "selection.baselines: no shipped program 'lyon'"), (("rex",), "'rex' is a schedule.*for rules")]
+)
+def test_baselines_that_are_none_are_refused_before_the_search(small_config, tmp_path, baselines, message):
+    bad = dataclasses.replace(small_config, selection=dataclasses.replace(SELECTION, baselines=baselines))
+    with pytest.raises(ConfigError, match=message):
+        search(bad, tmp_path / "run", workers=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_course_holds_the_programs_that_led_the_search(selected):

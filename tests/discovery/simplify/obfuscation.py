@@ -63,11 +63,11 @@ def same(one: np.ndarray, other: np.ndarray) -> bool:
     return bool(np.isfinite(other).all() and (np.abs(one - other) <= TOLERANCE * scale).all())
 
 
-def obfuscate(program: Program, random: Random, num: int) -> Program:
-    """The program after ``num`` changes that leave its outputs as they were: every other one a mutation, every other a rewriting."""
+def obfuscate(program: Program, random: Random, num: int, rewritten: bool) -> Program:
+    """The program after ``num`` changes that leave its outputs as they were: mutations, every other one a rewriting if ``rewritten``."""
     expected, done = outputs(program), 0
     while done < num:
-        change: Callable[[Program, Random], Program] = _mutated if done % 2 else random.choice(_REWRITINGS)
+        change: Callable[[Program, Random], Program] = random.choice(_REWRITINGS) if rewritten and done % 2 == 0 else _mutated
         changed = change(program, random)
         if changed == program or len(changed.statements) > LONGEST:
             continue

@@ -36,6 +36,29 @@ def _rule(direction):
     return f"def train(w, g, m, lr):\n    m = interp(g, m, 0.9)\n    update = {direction} * (lr * 0.01)\n    return update, m"
 
 
+def test_a_change_is_what_it_is_on_the_task_where_it_is_largest(recording):
+    """A bound that the gradients of one task never reach, and those of another do."""
+    larger = recording._replace(gradients=[jax.tree.map(lambda g: g * 100.0, gradients) for gradients in recording.gradients])
+    program = parse("def train(w, g, lr):\n    bounded = maximum(g, -0.5)\n    update = bounded * (lr * 0.01)\n    return update")
+    unbounded = canonical_hash(parse("def train(w, g, lr):\n    update = g * (lr * 0.01)\n    return update"))
+
+    def changes(*recordings):
+        return {canonical_hash(proposal.program): proposal.change for proposal in proposals(program, recordings)}
+
+    assert changes(recording)[unbounded] == 0.0 < 0.1 < changes(larger)[unbounded]
+    assert changes(recording, larger) == changes(larger, recording) == changes(larger) | changes(recording, larger)
+    assert changes(recording, larger)[unbounded] == changes(larger)[unbounded]
+
+
+def test_what_holds_on_any_of_the_tasks_is_proposed(recording):
+    larger = recording._replace(gradients=[jax.tree.map(lambda g: g * 1e6, gradients) for gradients in recording.gradients])
+    program = parse("def train(w, g, lr):\n    x = g * 1000.0\n    x = tanh(x)\n    update = x * (lr * 0.01)\n    return update")
+    sign = canonical_hash(parse("def train(w, g, lr):\n    update = sign(g) * (lr * 0.01)\n    return update"))
+    tiny = recording._replace(gradients=[jax.tree.map(lambda g: g * 1e-6, gradients) for gradients in recording.gradients])
+    found = [{canonical_hash(p.program) for p in proposals(program, each)} for each in ([tiny], [larger], [tiny, larger])]
+    assert [sign in hashes for hashes in found] == [False, True, True]
+
+
 SIGNS = {
     "root of the square": "(m / sqrt(m * m))",
     "root of square()": "(m / sqrt(square(m)))",
@@ -51,7 +74,7 @@ SIGNS = {
 @pytest.mark.parametrize("case", SIGNS)
 def test_a_sign_in_any_spelling(recording, case):
     wanted = canonical_hash(parse(_rule("sign(m)")))
-    found = proposals(exact(parse(_rule(SIGNS[case]))), recording)
+    found = proposals(exact(parse(_rule(SIGNS[case]))), [recording])
     signs = [proposal for proposal in found if canonical_hash(proposal.program) == wanted]
     assert signs and signs[0].change < 0.05
     assert signs[0] in found[:3]
@@ -66,7 +89,7 @@ def test_a_factor_outside_the_root():
         return update, m""")
     rng = np.random.default_rng(1)
     trees = [{"a": jnp.asarray(rng.normal(size=(4, 5)), jnp.float32)} for _ in range(2 * STEPS)]
-    found = proposals(program, Recording(trees[:STEPS], LOSSES, trees[STEPS:]))
+    found = proposals(program, [Recording(trees[:STEPS], LOSSES, trees[STEPS:])])
     assert canonical_hash(parse(_rule("sign(m)"))) in {canonical_hash(proposal.program) for proposal in found}
 
 
@@ -76,7 +99,7 @@ def test_small_changes_come_first(recording):
         m = interp(g, m, 0.9)
         update = m * (lr * 0.01) + g * 0.0001
         return update, m""")
-    found = proposals(program, recording)
+    found = proposals(program, [recording])
     assert "arcsin(g) becomes g" in [proposal.what for proposal in found[:3]]
     assert [proposal.change for proposal in found] == sorted(proposal.change for proposal in found)
     texts = [to_text(proposal.program) for proposal in found]
@@ -193,5 +216,5 @@ def test_interval_covers_the_mean():
 
 
 def test_short_text_of_a_proposal(recording):
-    found = proposals(parse(_rule("(m / abs(m))")), recording)
+    found = proposals(parse(_rule("(m / abs(m))")), [recording])
     assert any("sign(m)" in to_short_text(proposal.program) for proposal in found)
