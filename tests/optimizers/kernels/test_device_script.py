@@ -102,6 +102,10 @@ def test_an_estimate_is_what_like_cases_took_and_their_bytes(device):
 def test_cases_in_one_tensor_come_first_and_go_to_the_kernel_for_tpus(device):
     cases = list(device.optimizer_cases(True))
     several = [case.tensors > 1 for case in cases]
+    moved = {case.name: case.bytes / 9216 for case in cases}
+    assert [moved[f"{kind}lion {dtype}, 9.22e+03 in 1"] for kind in ("", "8-bit ") for dtype in ("float32", "bfloat16")] == [
+        *(20, 14, 14 + 8 / 256, 8 + 8 / 256)
+    ]
     assert several == sorted(several) and len({case.name for case in cases}) == len(cases)
     for total in device.SIZES:
         (shape,) = device.sizes_of(total, 1)
