@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from .kernels import SIGNED, UNSIGNED, Fused, Rule, State, fuse
+from .kernels.backend import AUTO
 from .kernels.fused import Mask
 
 
@@ -42,7 +43,8 @@ def adamw(
         weight_decay: a number or a schedule, decoupled and times the learning rate.
         mask: where weights decay, a tree of booleans or a function from parameters to one; everywhere where None.
         nesterov: Nesterov's momentum; not in the fused form.
-        fused: one pass over the parameters, by a kernel where the platform has one (`fused_adamw` has more to set); else optax's own.
+        fused: one pass over the parameters, by the platform's kernel where it has one, as `fused_adamw(backend="auto")`, which has more
+            to set; else optax's own.
 
     Raises:
         ValueError: settings that do not go together.
@@ -56,7 +58,7 @@ def adamw(
     if fused and nesterov:
         raise ValueError("the fused AdamW has no Nesterov momentum: leave out fused=True or nesterov=True")
     if fused:
-        return fused_adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask).transformation
+        return fused_adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, backend=AUTO).transformation
     return optax.adamw(learning_rate, b1, b2, eps, eps_root, mu_dtype, weight_decay, mask, nesterov=nesterov)
 
 

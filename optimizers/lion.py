@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from .kernels import SIGNED, Fused, Rule, State, fuse
+from .kernels.backend import AUTO
 from .kernels.fused import Mask
 
 
@@ -36,7 +37,8 @@ def lion(
         mu_dtype: of the momentum; the parameters' where None.
         weight_decay: a number or a schedule, decoupled and times the learning rate.
         mask: where weights decay, a tree of booleans or a function from parameters to one; everywhere where None.
-        fused: one pass over the parameters, by a kernel where the platform has one (`fused_lion` has more to set); else optax's own.
+        fused: one pass over the parameters, by the platform's kernel where it has one, as `fused_lion(backend="auto")`, which has more
+            to set; else optax's own.
 
     Example:
         >>> rule = lion(0.5, weight_decay=0.0, fused=True)
@@ -45,7 +47,7 @@ def lion(
         [-0.5, 0.5]
     """
     if fused:
-        return fused_lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask).transformation
+        return fused_lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask, backend=AUTO).transformation
     return optax.lion(learning_rate, b1, b2, mu_dtype, weight_decay, mask)
 
 

@@ -53,7 +53,7 @@ def _docstring(program: Program, name: str, parts: Separated | None, body: Eleme
     lines += [
         f"Use: optimizer = {name}({needed}learning_rate=schedule); state = optimizer.init(params), and in a jitted function with params",
         "and state donated: params, state = optimizer.step(params, grads, state). In an optax chain: optimizer.transformation.",
-        "On a GPU or a TPU the step is a kernel, elsewhere plain XLA.",
+        'The step is plain XLA; with backend="auto" it is a kernel on a GPU or a TPU.',
     ]
     if parts is None:
         lines.append(

@@ -10,6 +10,7 @@ Start with `fuse`. Two ways to step, of the same arithmetic:
 What is stored keeps its dtype; the arithmetic is done in float32 (in float64 for float64 parameters).
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,10 +22,11 @@ import numpy as np
 import optax
 
 from . import xla
-from .backend import INTERPRET_TPU, INTERPRET_TRITON, TPU, XLA, resolve
+from .backend import AUTO, INTERPRET_TPU, INTERPRET_TRITON, TPU, XLA, resolve
 from .blockwise import Blockwise, num_blocks, zeros
+from .elementwise import require_elementwise
 from .rounding import LARGEST, derive
-from .rule import Leaf, Mode, Rule, State, compute_dtype
+from .rule import Leaf, Mode, Rule, State, compute_dtype, numbers
 
 Mask = Any | Callable[[optax.Params], Any] | None
 
@@ -57,15 +59,16 @@ def fuse(rule: Rule, mask: Mask = None, backend: str | None = None, stochastic_r
     Args:
         rule: the update, its states and its numbers.
         mask: where weights decay: a tree of booleans (also one that stops above the leaves), or a function from parameters to one.
-        backend: one of `backend.BACKENDS`; None picks what suits the platform, which is plain XLA on a CPU.
+        backend: one of `backend.BACKENDS`. None is plain XLA; ``auto`` the platform's kernel, and plain XLA on a CPU.
         stochastic_rounding: round new bfloat16 parameters at random, so that small steps add up in the mean. `step` only: the
             transformation leaves the sum to optax, which rounds to nearest.
         seed: of the rounding, here and of coded states; from 0 to 2**32 - 1.
 
     Raises:
         BackendError: the backend is not known or cannot run here.
-        ValueError: the seed is out of its range. When it is used: parameters that are no floats, are missing, or have more than
-            2**31 - 1 elements in one array where random bits are drawn; gradients or states that are not shaped like them.
+        ValueError: the rule is not elementwise; the seed is out of its range. When it is used: parameters that are no floats, are
+            missing, or have more than 2**31 - 1 elements in one array where random bits are drawn; gradients or states that are
+            not shaped like them.
 
     Example:
         >>> rule = Rule(lambda w, g, states, s: (-s["rate"] * jnp.sign(g), ()), (), lambda count: {"rate": 0.5})
@@ -74,10 +77,11 @@ def fuse(rule: Rule, mask: Mask = None, backend: str | None = None, stochastic_r
         >>> params["a"].tolist(), int(state.count)
         ([0.5, 1.5, 1.0], 1)
     """
-    if backend is not None:
+    if backend not in (None, AUTO):
         resolve(backend)  # says at once what cannot run
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed must be from 0 to 2**32 - 1, got {seed}")
+    require_elementwise(rule)
     run = partial(_run, rule, mask, backend, seed)
 
     def step(params: optax.Params, grads: optax.Updates, state: FusedState) -> tuple[optax.Params, FusedState]:
@@ -127,15 +131,27 @@ def _run(
         _check(rule, jax.tree_util.keystr(path), row, mode)
     leaves = [_leaf(rule, row, number, decayed) for number, (row, decayed) in enumerate(zip(rows, _decays(mask, params), strict=True))]
     dtype = jnp.result_type(*(compute_dtype(jnp.result_type(array)) for array in arrays)) if arrays else jnp.float32
-    scalars = {
-        name: jnp.asarray(value(state.count) if callable(value) else value, dtype) for name, value in rule.scalars(state.count).items()
-    }
+    scalars = numbers(rule, state.count, dtype)
     key = derive(jnp.asarray(np.uint32(seed).astype(np.int32)), state.count)
     full = [leaf for leaf in leaves if leaf.arrays[0].size]
+    if backend == TPU:
+        _warn_of_none(full)
     done = iter(_runner(resolve(backend))(rule, full, scalars, key, mode))
     results = [_packed(leaf, next(done) if leaf.arrays[0].size else [leaf.arrays[0], *leaf.arrays[2:]]) for leaf in leaves]
     first, *states = (treedef.unflatten([row[i] for row in results]) for i in range(len(columns) - 1))
     return first, FusedState(jnp.asarray(optax.safe_increment(state.count)), tuple(states))
+
+
+def _warn_of_none(leaves: list[Leaf]) -> None:
+    """An explicit request for a kernel is not to be met by XLA alone without a word."""
+    from . import tpu
+
+    if leaves and not any(map(tpu.fits, leaves)):
+        warnings.warn(
+            f"none of these {len(leaves)} parameter arrays goes to the kernel for TPUs, plain XLA updates them: it takes arrays of two "
+            f"axes or more and at least {tpu.LARGE:,} elements, see kernels.tpu.fits; backend='auto' chooses without a word",
+            stacklevel=2,
+        )
 
 
 def _check(rule: Rule, name: str, row: tuple[Any, ...], mode: Mode) -> None:

@@ -46,7 +46,7 @@ class Rule:
     Attributes:
         update: ``update(w, g, states, scalars) -> (u, new_states)`` in plain jax, where ``w + u`` is the new parameter. It sees one
             piece of a parameter array after another, in float32 (float64 where the parameters are) whatever is stored, so it may
-            use no reduction, no index and no constant array.
+            use no reduction, no index and no constant array (`elementwise.py` asks).
         states: one entry a state; they start at zero.
         scalars: steps taken so far -> the numbers that `update` reads, or schedules for them; all that changes from step to step
             or may be traced must come this way. ``weight_decay``, if there is one, is 0 in parameter arrays that the mask leaves out.
@@ -55,6 +55,11 @@ class Rule:
     update: Elementwise
     states: tuple[State, ...]
     scalars: Callable[[jax.Array], Mapping[str, jax.typing.ArrayLike | optax.Schedule]]
+
+
+def numbers(rule: Rule, count: jax.Array, dtype: jax.typing.DTypeLike) -> dict[str, jax.Array]:
+    """A rule's numbers after `count` steps, schedules asked."""
+    return {name: jnp.asarray(value(count) if callable(value) else value, dtype) for name, value in rule.scalars(count).items()}
 
 
 class Mode(NamedTuple):

@@ -4,21 +4,22 @@
 
 Run by hand it prints its rows as JSON lines; `device.py` has them too. Before a task is timed the kernel is checked against the
 reference machine. All sides take the same mutants of AdamW from program to validation loss, whole runs of the task. The CPU path
-runs in a process of its own on one core, so `cpu_one_core` is to be taken times the cores that a search would use. The optax side
+runs in a process of its own on one core, then in two on two. The optax side
 is one rule (AdamW) at as many learning rates: what a compiler can do with a population whose program it knows. --quick is a smoke
 on any machine: few candidates, few steps, the kernel simulated.
 """
 
 import dataclasses
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 TASKS = ("digits_mlp", "stdlib_lm")
 SIZES = (64, 256, 1024, 4096)
@@ -52,22 +53,34 @@ def prepared_task(name: str, quick: bool) -> Any:
     return prepare_task(dataclasses.replace(get(name), steps=QUICK_STEPS) if quick else get(name), "linear")
 
 
-def cpu_rate(name: str, quick: bool) -> float:
-    """Candidates a second of a process that trains one at a time on one core of this host's CPU."""
+def cpu_rate(name: str, quick: bool, cores: int = 1) -> float | None:
+    """Candidates a second of processes that train one at a time on a core each of this host's CPU; None if it has fewer cores."""
+    if cores > len(_cores()):
+        return None
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "NPROC": "1"}
     command = [sys.executable, os.path.abspath(__file__), "--cpu", name, *(["--quick"] if quick else [])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"the CPU side failed: {done.stderr.strip().splitlines()[-1]}")
-    return float(done.stdout.split()[-1])
+    pipe = subprocess.PIPE
+    started = [
+        subprocess.Popen([*command, "--core", str(core)], env=environment, stdout=pipe, stderr=pipe, text=True) for core in range(cores)
+    ]
+    outputs = [(*process.communicate(), process.returncode) for process in started]
+    for _, error, code in outputs:
+        if code:
+            raise RuntimeError(f"the CPU side failed: {(error.strip() or 'without a word').splitlines()[-1]}")
+    return sum(float(output.split()[-1]) for output, *_ in outputs)
 
 
-def one_at_a_time(name: str, quick: bool) -> float:
+def _cores() -> list[int]:
+    """That this process may use, the last first."""
+    return sorted(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1), reverse=True)
+
+
+def one_at_a_time(name: str, quick: bool, core: int) -> float:
     """What `cpu_rate` asks its process for."""
     from stepsmith.discovery.evaluate.training_run import evaluate
 
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        os.sched_setaffinity(0, {_cores()[core]})
     prepared = prepared_task(name, quick)
     programs = candidates(8 if quick else 64)
     evaluate(prepared, programs[0], 0)  # compiles
@@ -150,7 +163,11 @@ def _median_seconds(action: Any, repeats: int) -> float:
 
 
 def population_cases(
-    quick: bool = False, tasks: tuple[str, ...] = TASKS, sizes: tuple[int, ...] = SIZES, repeats: int = REPEATS
+    quick: bool = False,
+    tasks: tuple[str, ...] = TASKS,
+    sizes: tuple[int, ...] = SIZES,
+    repeats: int = REPEATS,
+    seconds_left: Callable[[], float] = lambda: math.inf,
 ) -> Iterator[dict[str, Any]]:
     """A row for each task and size of the population; a side that does not fit into memory has None.
 
@@ -159,31 +176,61 @@ def population_cases(
         tasks: by name.
         sizes: of the population.
         repeats: of which the median counts.
+        seconds_left: until the end; a size that would take longer, by what the one before it took, is skipped.
 
     Yields:
-        task, candidates, parameters, difference (see `largest_difference`), then candidates a second: batch, optax_vmap, cpu_one_core,
-        and the ratios of the first to those.
+        task, candidates, then "skipped" or "failed" with the reason in a line, or parameters, difference (see `largest_difference`),
+        candidates a second: batch, optax_vmap, cpu_one_core, cpu_two_cores, and the ratios of the first to those.
     """
+    if quick:
+        tasks, sizes, repeats = tasks[:1], (4,), 1
+    for name in tasks:
+        common, seconds, before = None, 0.0, sizes[0]
+        for size in sizes:
+            row: dict[str, Any] = {"task": name, "candidates": size}
+            needed, left, begin = seconds * size / before, seconds_left(), time.perf_counter()
+            if left <= needed:
+                yield row | {"skipped": f"may take {needed:.0f} s, {max(left, 0):.0f} s are left"}
+                continue
+            try:
+                common = common or _common(name, quick)
+                begin = time.perf_counter()
+                row |= _rates(common, size, repeats)
+            except Exception as error:  # of any kind: of compilers, of a check
+                row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            yield row
+            seconds, before = time.perf_counter() - begin, size
+
+
+class _Common(NamedTuple):
+    """What all sizes of a task share."""
+
+    prepared: Any
+    simulated: bool
+    figures: dict[str, Any]
+
+
+def _common(name: str, quick: bool) -> _Common:
     import jax
 
     from stepsmith.discovery.vm import pallas
 
-    if quick:
-        tasks, sizes, repeats = tasks[:1], (4,), 1
-    for name in tasks:
-        cpu, prepared = cpu_rate(name, quick), prepared_task(name, quick)
-        params = jax.tree.leaves(prepared.task.init(jax.random.key(0))[0])
-        simulated = quick and pallas.available() is None
-        difference = largest_difference(prepared, 8 if quick else 64, simulated)
-        for size in sizes:
-            row: dict[str, Any] = {"task": name, "candidates": size, "parameters": sum(leaf.size for leaf in params)}
-            row["difference"] = difference
-            row["batch"] = _unless_out_of_memory(batch_rate, prepared, size, repeats, simulated)
-            row["optax_vmap"] = _unless_out_of_memory(optax_rate, prepared, size, repeats)
-            row["cpu_one_core"] = cpu
-            for other in ("optax_vmap", "cpu_one_core"):
-                row[f"batch / {other}"] = row["batch"] / row[other] if row["batch"] and row[other] else None
-            yield row
+    prepared, simulated = prepared_task(name, quick), quick and pallas.available() is None
+    figures = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(prepared.task.init(jax.random.key(0))[0])),
+        "difference": largest_difference(prepared, 8 if quick else 64, simulated),
+        "cpu_one_core": cpu_rate(name, quick),
+        "cpu_two_cores": cpu_rate(name, quick, cores=2),
+    }
+    return _Common(prepared, simulated, figures)
+
+
+def _rates(common: _Common, size: int, repeats: int) -> dict[str, Any]:
+    row = dict(common.figures)
+    row["batch"] = _unless_out_of_memory(batch_rate, common.prepared, size, repeats, common.simulated)
+    row["optax_vmap"] = _unless_out_of_memory(optax_rate, common.prepared, size, repeats)
+    others = ("optax_vmap", "cpu_one_core", "cpu_two_cores")
+    return row | {f"batch / {other}": row["batch"] / row[other] if row["batch"] and row[other] else None for other in others}
 
 
 def _unless_out_of_memory(measure: Any, *arguments: Any) -> float | None:
@@ -200,7 +247,7 @@ def _unless_out_of_memory(measure: Any, *arguments: Any) -> float | None:
 def main() -> None:
     quick = "--quick" in sys.argv
     if "--cpu" in sys.argv:
-        print(one_at_a_time(sys.argv[sys.argv.index("--cpu") + 1], quick))
+        print(one_at_a_time(sys.argv[sys.argv.index("--cpu") + 1], quick, int(sys.argv[sys.argv.index("--core") + 1])))
         return
     for row in population_cases(quick):
         print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}))

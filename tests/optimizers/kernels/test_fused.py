@@ -193,21 +193,92 @@ def test_platform_is_what_jax_was_told_or_finds(named, monkeypatch):
 
 
 def test_what_cannot_run_says_why(monkeypatch):
-    assert backend.resolve(None) == "xla"
-    with pytest.raises(backend.BackendError, match="pallas-triton.*NVIDIA GPU.*cpu.*backend=None.*interpret-triton"):
+    assert backend.resolve("auto") == "xla"
+    with pytest.raises(backend.BackendError, match="pallas-triton.*NVIDIA GPU.*cpu.*backend='auto'.*interpret-triton"):
         optimizers.fused_lion(0.1, backend="pallas-triton")
     with pytest.raises(backend.BackendError, match="a TPU.*interpret-tpu"):
         optimizers.fused_adamw(0.1, eight_bit=True, backend="pallas-tpu")
     with pytest.raises(backend.BackendError, match="unknown backend 'cuda'; known are xla"):
         fuse(Rule(lambda w, g, states, s: (g, ()), (), lambda count: {}), backend="cuda")
     monkeypatch.setattr(backend, "platform", lambda: "gpu")
-    assert backend.resolve(None) == backend.resolve("pallas-triton") == "pallas-triton"
+    assert backend.resolve("auto") == backend.resolve("pallas-triton") == "pallas-triton"
     monkeypatch.setattr(backend, "platform", lambda: "tpu")
-    assert backend.resolve(None) == backend.resolve("pallas-tpu") == "pallas-tpu"
+    assert backend.resolve("auto") == backend.resolve("pallas-tpu") == "pallas-tpu"
     with pytest.raises(backend.BackendError, match="pallas-triton.*NVIDIA GPU.*tpu"):
         backend.resolve("pallas-triton")
     with pytest.raises(ValueError, match="Nesterov"):
         optimizers.adamw(0.1, fused=True, nesterov=True)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_a_kernel_runs_where_it_is_asked_for_and_plain_xla_else(platform, monkeypatch):
+    """fused=True asks for the kernel where there is one; a code of the states does not."""
+    monkeypatch.setattr(backend, "platform", lambda: platform)
+    params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+
+    def has_kernel(rule):
+        return "pallas_call" in str(jax.make_jaxpr(rule.update)(params, jax.eval_shape(rule.init, params), params))
+
+    for plain, eight_bit, fused in (
+        (optimizers.lion, optimizers.lion_8bit, optimizers.fused_lion),
+        (optimizers.adamw, optimizers.adamw_8bit, optimizers.fused_adamw),
+    ):
+        assert not any(map(has_kernel, (plain(0.1), eight_bit(0.1), fused(0.1).transformation)))
+        asked = (plain(0.1, fused=True), fused(0.1, backend="auto").transformation)
+        assert [has_kernel(rule) for rule in asked] == [platform != "cpu"] * 2
+
+
+def test_a_kernel_that_takes_no_array_says_so(monkeypatch):
+    monkeypatch.setattr(backend, "platform", lambda: "tpu")
+    small, large = jnp.ones((64, 64)), jax.ShapeDtypeStruct((256, 512), jnp.float32)
+
+    def step(backend, params):
+        optimizer = optimizers.fused_lion(0.1, backend=backend)
+        return jax.eval_shape(optimizer.step, params, params, jax.eval_shape(optimizer.init, params))
+
+    with pytest.warns(UserWarning, match="^none of these 2 parameter arrays goes to the kernel for TPUs, plain XLA .*65,536 elements"):
+        step("pallas-tpu", [small, small])
+    for name, params in (("auto", [small]), ("interpret-tpu", [small]), ("pallas-tpu", [small, large]), ("pallas-tpu", [])):
+        step(name, params)  # a warning is an error in these tests
+
+
+W7, ONES = np.arange(7.0), np.ones((5, 7))
+MIXED = {
+    "reduce_sum": lambda g: g / jnp.sum(g),
+    "reduce_max": lambda g: jnp.where(g > 0, g / jnp.max(jnp.abs(g), -1, keepdims=True), g),
+    "argmax": lambda g: g * jnp.argmax(g, 0),
+    "dot_general": lambda g: jax.lax.dot_general(g, g, (((0, 1), (0, 1)), ((), ()))) * g,
+    "cumsum": lambda g: jax.jit(lambda x: jnp.cumsum(x, 0))(g),
+    "sort": lambda g: jnp.sort(g),
+    "rev": lambda g: g[::-1],
+    "iota": lambda g: g * jax.lax.iota(jnp.float32, 1)[0],
+    "random_": lambda g: g * jax.random.bernoulli(jax.random.key(0), 0.5, g.shape),
+    "(squeeze|dynamic_slice|slice|gather)": lambda g: g[0] + g,
+    r"a constant array of shape \(7,\)": lambda g: g * W7,
+    r"a constant array of shape \(5, 7\)": lambda g: g * ONES,
+    "transpose": lambda g: g + g.T.T,
+    "reshape": lambda g: g.reshape(-1).reshape(g.shape),
+    "reduce_and": lambda g: jax.lax.cond(jnp.all(g > 0), lambda: g, lambda: -g),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_rules_that_mix_elements_are_refused(name):
+    for update in (lambda w, g, states, s: (MIXED[name](g), ()), lambda w, g, states, s: (g, (MIXED[name](g),))):
+        rule = Rule(update, (), lambda count: {})
+        with pytest.raises(ValueError, match=f"^this rule is not elementwise, it uses {name}[^\n]*GradientTransformation instead"):
+            fuse(rule)
+
+
+def test_elementwise_rules_are_taken():
+    """Also with branches, loops, functions of jax.numpy that are made of several, and numbers of their own."""
+
+    def update(w, g, states, s):
+        x = jnp.where(jnp.isfinite(g), jnp.clip(g, -1, 1), jnp.full_like(g, 2)) + jnp.logaddexp(w, g) + jax.nn.gelu(w) * np.float32(3)
+        x = jax.lax.cond(s["rate"] > 0, lambda: x * 0.5, lambda: x) + jnp.sinc(w) + jnp.hypot(w, g) + jnp.mod(w, 0.3)
+        return jax.lax.fori_loop(0, 3, lambda i, y: y * i, x), (states[0] + 1, 0.0)
+
+    fuse(Rule(update, (State(), State()), lambda count: {"rate": optax.linear_schedule(1.0, 0.0, 5)}))
 
 
 @pytest.mark.parametrize("make", [optimizers.fused_lion, optimizers.fused_adamw])

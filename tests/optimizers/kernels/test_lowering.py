@@ -1,5 +1,7 @@
 """Every kernel is lowered for CUDA and compiled for TPUs, on any machine."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -18,8 +20,10 @@ def target(request, monkeypatch, lower_for):
     platform, name, call = KERNELS[request.param]
     monkeypatch.setattr(backend, "platform", lambda: platform)
 
-    def check(make, arguments):
-        assert call in lower_for(request.param, make(name), *arguments).text
+    def check(make, arguments, **settings):
+        text = lower_for(request.param, make(name), *arguments, **settings).text
+        assert call in text
+        return text
 
     return check
 
@@ -46,7 +50,42 @@ def test_the_optax_form(target):
     params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.bfloat16)}
     gradients = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
     state = jax.eval_shape(optimizers.fused_lion(0.1).init, params)
-    target(lambda backend: optimizers.fused_lion(0.1, backend=backend).transformation.update, (gradients, state, params))
+    text = target(lambda backend: optimizers.fused_lion(0.1, backend=backend).transformation.update, (gradients, state, params))
+    assert _aliases(text) == {(1, 4)}, "the momentum alone: bfloat16 updates do not fit into float32 gradients"
+
+
+def _aliases(text):
+    """(output, operand) of those outputs of a kernel that take the place of an operand."""
+    return {(int(out), int(operand)) for out, operand in re.findall(r"output_tuple_indices = \[(\d+)\], operand_index = (\d+)", text)}
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_parameters_and_states_are_written_in_place(eight_bit, target):
+    """The operands are numbers, key, parameter, gradient, states."""
+    params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+    optimizer = optimizers.fused_lion(0.1, eight_bit=eight_bit)
+    state = jax.eval_shape(optimizer.init, params)
+    states = {(1, 4), (2, 5)} if eight_bit else {(1, 4)}
+    step = target(lambda backend: optimizers.fused_lion(0.1, eight_bit=eight_bit, backend=backend).step, (params, params, state))
+    assert _aliases(step) == {(0, 2)} | states
+    update = target(
+        lambda backend: optimizers.fused_lion(0.1, eight_bit=eight_bit, backend=backend).transformation.update, (params, state, params)
+    )
+    assert _aliases(update) == {(0, 3)} | states, "the update, over the gradient"
+
+
+@pytest.mark.tpu_compiler
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v6e:2x2"])
+@pytest.mark.parametrize("target", ["tpu"], indirect=True)
+def test_other_generations_of_tpus(topology, target):
+    """Beside v5e, which the tests above compile for."""
+    params = {key: jax.ShapeDtypeStruct(SHAPES[key], jnp.bfloat16) for key in ("matrix", "ragged")}
+    state = jax.eval_shape(optimizers.fused_lion(0.1, eight_bit=True).init, params)
+
+    def make(backend):
+        return optimizers.fused_lion(0.1, eight_bit=True, stochastic_rounding=True, backend=backend).step
+
+    target(make, (params, params, state), topology=topology)
 
 
 @pytest.mark.parametrize("name", sorted(substitutes.BOUNDS))
