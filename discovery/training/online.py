@@ -29,7 +29,7 @@ from ...tasks.checkpoints import CHECKPOINTS, FORMAT, INTERRUPTED, RUNNING, OnCh
 from ...tasks.curves import CurveLog
 from ...tasks.saving import Store
 from ...tasks.training import NONFINITE, OK
-from .rules import Prepared, prepare
+from .rules import Prepared, evaluated, prepare
 from .schedule_loop import AnyTask, TaskLoop
 from .schedule_sources import check_output, destinations
 
@@ -125,7 +125,7 @@ def train_online(
     with ExitStack() as stack:
         if folder is None:
             state = run(online.config, loop.loop(online.config.batch > 1), on_piece=_shown(loop, on_chunk))
-            status, scored = scored_splits(task, loop.train_state, _code(state), data)
+            status, scored = scored_splits(task, loop.train_state, _code(state), data, evaluated)
             result = TrainingResult(loop.train_state, status, time.monotonic() - began, scored, 0, state.search_steps)
         else:
             steps = online.config.steps
@@ -133,7 +133,7 @@ def train_online(
             stack.enter_context(claimed(folder, json.loads(json.dumps(identity))))
             stop = stack.enter_context(asked_to_stop())
             recorder = _Recorder(folder, loop, stack.enter_context(Store(folder / CHECKPOINTS)), online.config, stop, on_chunk)
-            result, state = recorder.train(lambda state: scored_splits(task, loop.train_state, _code(state), data))
+            result, state = recorder.train(lambda state: scored_splits(task, loop.train_state, _code(state), data, evaluated))
     if result.status == stages.OK:
         found = stages.found(online.config, state)
         for path in destinations(folder, SCHEDULE, online.output):

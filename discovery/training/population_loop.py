@@ -12,6 +12,7 @@ from jax import Array
 from ...schedules.population import PopulationConfig, PopulationLoop, Values
 from ...tasks.base import Data, HostFed, load_on_device
 from ...tasks.training import OK, TrainState, start, take_steps
+from .rules import evaluated
 
 AnyTask = Any  # a tasks.base.Task; as a protocol that is not checked at run time it would end the tests' checks of shapes
 Create = Callable[[Mapping[str, Array]], optax.GradientTransformation]
@@ -73,7 +74,11 @@ class TaskPopulation:
 
         def validation_losses(data: Data, state: TrainState) -> Array:
             examples = task.examples(data, "validation")
-            return jax.vmap(lambda params, own: task.metric(params, own, examples)["loss"])(state.params, state.state)
+
+            def loss(params: Any, own: Any, opt_state: Any) -> Array:
+                return task.metric(evaluated(opt_state, params), own, examples)["loss"]
+
+            return jax.vmap(loss)(state.params, state.state, state.opt_state)
 
         self._train_all = jax.jit(train_all, static_argnames="length")
         self._first, self._validation_losses = jax.jit(first), jax.jit(validation_losses)

@@ -28,7 +28,7 @@ from ...tasks.curves import CurveLog
 from ...tasks.saving import Store
 from ...tasks.training import NONFINITE, OK
 from .population_loop import AnyTask, PopulationError, TaskPopulation
-from .rules import Prepared, prepare
+from .rules import Prepared, evaluated, prepare
 from .schedule_sources import check_output, destinations
 
 PBT = "pbt"  # in the place of a schedule's name, alone or with the number of members: 'pbt:16'
@@ -151,7 +151,7 @@ def winners_schedule(config: PopulationConfig, state: State) -> optax.Schedule:
 
 def _ended(task: AnyTask, members: TaskPopulation, state: State, data: Any) -> tuple[str, dict[str, dict[str, float]]]:
     code = OK if state.status == population.OK else NONFINITE
-    return scored_splits(task, members.member(_best(state)), code, data)
+    return scored_splits(task, members.member(_best(state)), code, data, evaluated)
 
 
 def _best(state: State) -> int:

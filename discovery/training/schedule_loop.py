@@ -13,6 +13,7 @@ from jax import Array
 from ...schedules.autolrs.controller import Loop
 from ...tasks.base import Data, HostFed, load_on_device
 from ...tasks.training import TrainState, scores, start, take_steps
+from .rules import evaluated
 
 NO_FALL = np.float32(np.inf), np.float32(1)  # steps to a rate of 0, and how many of them the fall to it takes
 PIECE = 500  # steps of one call; the length of the array of losses that comes back
@@ -106,12 +107,12 @@ class TaskLoop:
         """Such runs, and on through a linear fall to zero: the validation losses behind it, float64 [rates]; NaN for the diverged."""
         several, losses = self._batch(rates, steps + cooldown, np.float32(steps + cooldown), np.float32(cooldown))
         ends = [jax.tree.map(lambda leaf, at=at: leaf[at], several) for at in range(len(rates))]
-        found = self._judged(np.array([scores(self._task, end.params, end.state, self._data, "validation")["loss"] for end in ends]))
+        found = self._judged(np.array([self._loss(end) for end in ends]))
         return np.where(np.isfinite(losses).all(axis=1), found, np.nan)
 
     def evaluate(self) -> float:
         """The validation loss."""
-        return scores(self._task, self.train_state.params, self.train_state.state, self._data, "validation")["loss"]
+        return self._loss(self.train_state)
 
     def loop(self, batched: bool = False) -> Loop:
         """The callables for `schedules.autolrs.controller`; with `batched` candidates are run side by side."""
@@ -128,6 +129,9 @@ class TaskLoop:
             several, losses = self._advance_all(self._data, several, jnp.asarray(rates, jnp.float32), jnp.int32(length), zero - done, fall)
             rows.append(np.asarray(losses[:, :length], np.float64))
         return several, self._judged(np.concatenate(rows, axis=1))
+
+    def _loss(self, at: TrainState) -> float:
+        return scores(self._task, evaluated(at.opt_state, at.params), at.state, self._data, "validation")["loss"]
 
     def _judged(self, losses: np.ndarray) -> np.ndarray:
         return np.where(losses > self._task.loss_threshold, np.nan, losses)

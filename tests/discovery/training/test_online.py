@@ -35,6 +35,19 @@ def whole(tmp_path_factory):
     return folder, run_job(_job(), folder)
 
 
+def test_a_rule_that_averages_is_judged_at_its_average():
+    """Against optax's own function, at the parameters that the loop moved."""
+    task = get("quadratic")
+    loop = TaskLoop(task, lambda schedule: optax.contrib.schedule_free_sgd(schedule, b1=0.9))
+    loop.run(0.3, 5)
+    state, validation = loop.train_state, task.examples(task.load(), "validation")
+    averaged, moved = (
+        float(task.metric(params, state.state, validation)["loss"])
+        for params in (optax.contrib.schedule_free_eval_params(state.opt_state, state.params), state.params)
+    )
+    assert loop.evaluate() == pytest.approx(averaged, rel=1e-6) and averaged != pytest.approx(moved, rel=1e-3)
+
+
 def test_every_step_is_at_the_rate_given_from_the_first_on():
     task = get(TASK)
     loop = TaskLoop(task, optax.sgd)
