@@ -1,6 +1,7 @@
 """What every test relies on: the CPU unless asked otherwise, and shapes checked in `stepsmith.discovery`."""
 
 import atexit
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -88,6 +89,32 @@ class Lowering(NamedTuple):
 
     text: str
     compiled: Any  # jax.stages.Compiled for a TPU; None for CUDA, whose compiler needs the device
+
+
+@pytest.fixture
+def two_threads():
+    """Skips where jax has one thread: a kernel that it simulates on two cores would wait for it forever."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if int(os.environ.get("NPROC", cores)) < 2:
+        pytest.skip("simulating two cores needs two: this process may use one")
+
+
+@pytest.fixture
+def plant_a_race(monkeypatch):
+    """Makes all cells along the first axis of a module's kernels write to one block."""
+
+    def plant(module):
+        call = module.pl.pallas_call
+
+        def moved(spec):
+            return dataclasses.replace(spec, index_map=lambda first, *others: spec.index_map(0, *others))
+
+        def wrong(*args, out_specs, **settings):
+            return call(*args, out_specs=list(map(moved, out_specs)), **settings)
+
+        monkeypatch.setattr(module.pl, "pallas_call", wrong)
+
+    return plant
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The population kernel computes what the plain machine does, and compiles for what it is made for."""
 
+import re
 from collections import Counter
 from functools import cache
 
@@ -178,13 +179,19 @@ def test_passes_of_reductions(target, interpret, close):
 
 
 @pytest.mark.heavy
-def test_no_data_races(close):
+@pytest.mark.parametrize("planted", [False, True])
+def test_no_data_races(planted, two_threads, plant_a_race, close):
+    """Candidates on two cores; as a control, the race of candidates that write to the first one's memory is found."""
     codes = [assemble(load(name), CLOCK) for name in ("lion", "lamb", "adamw")]
-    params, gradients = _draw(((9, 130), (3,)))
-    expected = np.asarray(_reference(_stacked(codes), params, gradients))
-    found = np.asarray(_kernel("tpu", pltpu.InterpretParams(detect_races=True))(Candidates.of(codes), params, gradients))
-    assert all(close(one, other, 1e-5) for one, other in zip(found, expected, strict=True))
-    assert not interpret_pallas_call.races.races_found
+    params, gradients = _draw(((3,),) if planted else ((9, 130), (3,)))  # of several blocks jax finds the revisit before the race
+    if planted:
+        plant_a_race(pallas)
+    run = _kernel.__wrapped__("tpu", pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2))
+    found = np.asarray(run(Candidates.of(codes), params, gradients))
+    assert interpret_pallas_call.races.races_found == planted
+    if not planted:
+        expected = np.asarray(_reference(_stacked(codes), params, gradients))
+        assert all(close(one, other, 1e-5) for one, other in zip(found, expected, strict=True))
 
 
 def _shapes_of_arguments(layout, candidates):
@@ -202,6 +209,35 @@ def test_lowers_for_cuda(lower_for, shapes):
     layout = pallas.layout(shapes, "gpu")
     text = lower_for("cuda", lambda *each: pallas.update(layout, *each, "gpu"), *_shapes_of_arguments(layout, 4)).text
     assert "population_update" in text and "population_sums" in text
+    aliases = re.findall(r"output_tuple_indices = \[(\d+)\], operand_index = (\d+)", text)
+    assert aliases == [("0", "6"), ("1", "7")], "updates take the place of gradients, new states that of states"
+
+
+def _count(jaxpr, name):
+    """Equations of a primitive, in kernels, loops and branches as well."""
+    inner = [each for equation in jaxpr.eqns for value in equation.params.values() for each in _jaxprs(value)]
+    return sum(equation.primitive.name == name for equation in jaxpr.eqns) + sum(_count(each, name) for each in inner)
+
+
+def _jaxprs(value):
+    if isinstance(value, tuple | list):
+        return [each for part in value for each in _jaxprs(part)]
+    value = getattr(value, "jaxpr", value)  # of a closed one
+    return [value] if hasattr(value, "eqns") else []
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_candidate_takes_real_branches(target):
+    """Under vmap too, which makes selects of conditions outside a kernel: a binary tree over the opcodes in each of the two kernels."""
+    candidates, (params, gradients) = Candidates.of([assemble(load("lion"), CLOCK)] * 3), _draw(MODEL)
+
+    def run(candidates):
+        return jax.vmap(lambda one: _updates(population_machine(one, 2, target), params, gradients))(candidates)
+
+    jaxpr = jax.make_jaxpr(run)(candidates).jaxpr
+    assert _count(jaxpr, "pallas_call") == 2
+    opcodes = len(OPCODES) - len(EXTENDED)
+    assert _count(jaxpr, "cond") == 2 * (opcodes - 1) + 1, "and one for whether an instruction is a reduction"
 
 
 def test_the_transformation_is_one_launch_for_all_candidates(lower_for):

@@ -74,6 +74,16 @@ def test_what_fails_is_noted_and_the_rest_goes_on(device, tmp_path, capsys, monk
     assert capsys.readouterr().out.count("FAILED, check: ") == 2
 
 
+def test_a_population_that_fails_is_noted(device, tmp_path, monkeypatch):
+    def fail(*_):
+        raise AssertionError("updates differ by up to 2")
+
+    monkeypatch.setattr(sys.modules["population_device"], "_common", fail)
+    result = _run(device, tmp_path, "--only", "population of digits_mlp")
+    assert result["population"] == [{"task": "digits_mlp", "candidates": 4, "failed": "AssertionError: updates differ by up to 2"}]
+    assert not result["rows"] and not result["skipped"]
+
+
 def test_without_time_all_is_skipped(device, tmp_path):
     result = _run(device, tmp_path, "--minutes", "0")
     assert not result["rows"] and len(result["skipped"]) == 24
