@@ -62,6 +62,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"needs a {device}, jax runs on the {jax.default_backend()}"))
 
 
+@pytest.fixture
+def quick_compile():
+    """Lets XLA optimize little: for tests that compile for seconds to run for moments, and compare no bits with another process."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def modules_with_shapes():
     """(package, folder) -> names of the modules whose shapes are checked."""

@@ -201,12 +201,17 @@ def _num_records(path: Path, reader) -> int:
     return count
 
 
+# numpy parses headers with `ast`, which before Python 3.11.8 and 3.12.2 fails now and then in two threads at once (python/cpython#106905).
+_PARSING = threading.Lock()
+
+
 def _decoded(record: bytes, fields: Sequence[Field]) -> Examples:
-    loaded = np.load(io.BytesIO(record), allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        raise ValueError("one .npy array instead of an .npz file")
-    with loaded:
-        return {field.name: loaded[field.name] for field in fields}
+    with _PARSING:
+        loaded = np.load(io.BytesIO(record), allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise ValueError("one .npy array instead of an .npz file")
+        with loaded:
+            return {field.name: loaded[field.name] for field in fields}
 
 
 def write_records(path: str | Path, examples: Iterable[Mapping[str, ArrayLike]]) -> int:

@@ -133,7 +133,7 @@ def test_wrong_usage_is_one_line(stepsmith, tmp_path, monkeypatch, columns, argu
     ("command", "column", "expected"),
     [
         ("tasks", "task", tasks.names),
-        ("schedules", "schedule", schedules.names),
+        ("schedules", "schedule", lambda: [*schedules.names(), "plateau", "autolrs", "pbt"]),
         ("optimizers", "optimizer", lambda: [*optimizers.names(), *names()]),
     ],
 )
