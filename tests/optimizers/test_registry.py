@@ -21,7 +21,7 @@ def initial_loss():
 
 
 @pytest.mark.parametrize("name", optimizers.names())
-def test_reduces_the_loss_on_digits(name, initial_loss):
+def test_reduces_the_loss_on_digits(name, initial_loss, quick_compile):
     # The centre of the grid or a point above it: 60 steps are fewer than the defaults are meant for.
     run = jax.jit(make_run(TASK, lambda learning_rate: optimizers.create(name, learning_rate)))
     outcomes = [run(TASK.load(), learning_rate, jax.random.key(0)) for learning_rate in optimizers.get(name).learning_rates[2:]]

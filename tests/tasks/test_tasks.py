@@ -36,7 +36,7 @@ def test_names_itself_as_the_registry_does(task):
 
 
 @pytest.mark.heavy
-def test_the_public_check_finds_nothing_to_blame(task):
+def test_the_public_check_finds_nothing_to_blame(task, quick_compile):
     assert len(tasks.check(task)) == 9
 
 

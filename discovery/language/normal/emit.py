@@ -85,9 +85,8 @@ class Emitter:
         if node.op in ("product", "reciprocal"):
             factor, argument = self._product(coefficient, node)
             return self.times(argument, factor)
-        if (
-            node.op == "orthogonalize" and same(coefficient, -1.0) and not same(node.args[0].coefficient, 1.0)
-        ):  # its argument is scaled anyway
+        # Odd, and its argument is scaled anyway.
+        if node.op == "orthogonalize" and same(coefficient, -1.0) and not same(node.args[0].coefficient, 1.0):
             return self.statement(node.op, self.value(ring.scale(node.args[0], -1.0)))
         factor, argument = self.free(node)
         return self.times(argument, coefficient * factor)
