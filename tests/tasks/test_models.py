@@ -9,6 +9,8 @@ from stepsmith.tasks.data import Windows, diabetes, stdlib_text
 from stepsmith.tasks.models import CNN, GRU, MLP, Transformer, split
 from stepsmith.tasks.objectives import next_token, regression
 
+pytestmark = pytest.mark.usefixtures("quick_compile")
+
 X = jax.random.normal(jax.random.key(1), (5, 6))
 
 

@@ -42,7 +42,7 @@ def test_a_run_that_breaks_in_its_last_update_is_nonfinite():
 
 
 @pytest.mark.parametrize("name", ["digits_mlp", "digits_autoencoder"])
-def test_train_and_make_run_agree(name):
+def test_train_and_make_run_agree(name, quick_compile):
     task = get(name)
     outcome = jax.jit(make_run(task, optax.adam))(task.load(), 0.01, jax.random.key(3))
     trained = train(task, optax.adam(0.01), seed=3)
