@@ -21,6 +21,7 @@ MAX_CHARACTERS = 100_000  # of a config file
 MAX_SECONDS = 1e9  # 30 years
 MAX_EVALUATIONS = 10**12
 _SEEDS_OF_A_RUN = 400
+_DEFAULT = ("default",)  # in the place of tasks
 _TASKS = ("digits_mlp", "digits_autoencoder")
 _BUDGETS = ("digits_mlp~25", "digits_mlp", "digits_mlp~400")  # of one cheap task: a schedule must pay in short runs and in long ones
 # name -> least, most. Beyond them 64-bit integers overflow, or an hour goes by in one draw.
@@ -76,8 +77,8 @@ class SearchConfig:
     number of workers.
     """
 
-    tasks: tuple[str, ...] = ()
-    """what candidates are trained on, in this order (cheap ones first: a failure ends an evaluation); default: digits_mlp and
+    tasks: tuple[str, ...] = _DEFAULT
+    """what candidates are trained on, in this order (cheap ones first: a failure ends an evaluation); `default`: digits_mlp and
     digits_autoencoder, and digits_mlp at 25, 100 and 400 % of its steps where a schedule is searched for"""
     budget: str = "90s"
     """wall time (45s, 10m, 2h) or a number of evaluations (5000)"""
@@ -132,8 +133,8 @@ class SearchConfig:
         3
         """
         Budget.parse(self.budget)
-        if len(set(self.tasks)) != len(self.tasks):
-            raise ConfigError(f"tasks must be different names, got {', '.join(self.tasks)}")
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(f"tasks must be one or more different names, got {', '.join(self.tasks) or 'none'}")
         for name, (least, most) in _RANGES.items():
             if not least <= getattr(self, name) <= most:
                 limit = f"at least {least}" if getattr(self, name) < least else f"at most {most}"
@@ -178,7 +179,7 @@ class SearchConfig:
         scheduled = self.kind == "schedule"
         return dataclasses.replace(
             self,
-            tasks=self.tasks or (_TASKS if self.kind == "update" else _BUDGETS),
+            tasks=self.tasks if self.tasks != _DEFAULT else _TASKS if self.kind == "update" else _BUDGETS,
             initial=self.initial or ("linear" if scheduled else "adamw"),
             schedule=self.schedule or ("linear" if self.kind == "update" else "constant"),
             learning_rate_factors=self.learning_rate_factors or ((0.3, 1.0, 3.0) if scheduled else (1.0,)),

@@ -30,7 +30,6 @@ CELLS = 24  # of a curve in text
 POINTS = 101  # of a curve in JSON: one for each percent of the run, its end included
 COLUMNS = 4  # of panels in a picture
 IN_TRAINING = {
-    PLATEAU: "falls to a tenth where the training loss has stalled for 10 % of the steps; for train and evaluate",
     AUTOLRS: "searched while a model trains (Jin et al., arXiv:2105.10762); for train",
     PBT: "found by population-based training (Jaderberg et al., arXiv:1711.09846); for train",
 }
@@ -48,7 +47,7 @@ class Schedules:
     """as JSON, with the values at each percent of a run"""
 
     def __call__(self) -> int:
-        names = self.names or (*schedules.names(), *IN_TRAINING)
+        names = self.names or (*schedules.names(), PLATEAU, *IN_TRAINING)
         sources = {name: find_schedule(name) for name in names if name not in IN_TRAINING}
         summaries = IN_TRAINING | {name: source.summary for name, source in sources.items()}
         curves = {name: _values(source.relative(STEPS)) for name, source in sources.items() if source.around is None}

@@ -15,6 +15,7 @@ from ...schedules.registry import RelativeSchedule
 from .modules import digest_of, function_of, is_python, said
 
 PLATEAU = "plateau"  # no function of the step, and so none of the registry's
+_STALLED = "falls to a tenth where the training loss has stalled for 10 % of the steps; for train and evaluate"
 
 Around = Callable[[optax.GradientTransformation, int], optax.GradientTransformation]
 
@@ -61,13 +62,7 @@ def find_schedule(name: str) -> ScheduleSource:
         ('1 - t/T', 0.5)
     """
     if name == PLATEAU:
-        falls = optax.constant_schedule(1.0)
-        return ScheduleSource(
-            lambda steps: falls,
-            "falls where the training loss does not",
-            None,
-            around=lambda rule, steps: optax.chain(rule, plateau(steps)),
-        )
+        return ScheduleSource(_unchanged, _STALLED, None, around=lambda rule, steps: optax.chain(rule, plateau(steps)))
     if is_python(name):
         return _from_python(name)
     if name.endswith(SUFFIXES):
@@ -99,13 +94,17 @@ def destinations(folder: Path | None, name: str, output: Path | None) -> list[Pa
     return [path for path in (None if folder is None else folder / name, output) if path is not None]
 
 
+def _unchanged(steps: int) -> optax.Schedule:
+    del steps
+    return optax.constant_schedule(1.0)
+
+
 def _from_python(name: str) -> ScheduleSource:
     factory, digest = function_of(name, "decay_steps")
     parameters = inspect.signature(factory).parameters
     first_line = (inspect.getdoc(factory) or factory.__name__).partition("\n")[0]
     if "optimizer" in parameters:
-        constant = optax.constant_schedule(1.0)
-        return ScheduleSource(lambda steps: constant, first_line, digest, around=lambda rule, steps: _wrapped(name, factory, rule, steps))
+        return ScheduleSource(_unchanged, first_line, digest, around=lambda rule, steps: _wrapped(name, factory, rule, steps))
     peak = {name: 1.0 for name in ("init_value", "peak_value") if name in parameters}
 
     def relative(steps: int) -> optax.Schedule:

@@ -97,6 +97,7 @@ BAD = {
     "a number for a table": ("evolution = 3", ["evolution", "table", "3"]),
     "no such choice": ("mode = 'fast'", ["mode", "deterministic", "async", "'fast'"]),
     "a list for a choice": ("mode = ['async']", ["mode", "deterministic", "async"]),
+    "no tasks": ("tasks = []", ["tasks", "one or more"]),
     "a task twice": ("tasks = ['a', 'a']", ["tasks", "different"]),
     "negative seed": ("seed = -1", ["seed", "at least 0", "-1"]),
     "seed beyond 64 bits": ("seed = 10000000000000000000000", ["seed", "at most 2147483647"]),
@@ -218,6 +219,6 @@ def test_any_data_give_a_config_or_a_value_error(tables, values):
     except ValueError:
         return
     assert from_dict(SearchConfig, to_dict(config)) == config
-    assert 0 <= config.seed < 2**31 and config.in_flight >= 1 and config.resolved().tasks
+    assert 0 <= config.seed < 2**31 and config.in_flight >= 1 and config.tasks
     assert 1 <= config.evolution.tournament_size <= config.evolution.population_size
     assert all(math.isfinite(value) for value in dataclasses.astuple(config.mutation))
