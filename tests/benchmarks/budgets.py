@@ -34,9 +34,11 @@ def main():
     parser.add_argument("--reference", metavar="SCHEDULE")
     parser.add_argument("--losses", action="store_true")
     arguments = parser.parse_args()
-    cells = table.read_csv(arguments.file)
-    if arguments.only:
-        cells = table.only(cells, arguments.only)
+    try:
+        cells = table.read_csv(arguments.file)
+        cells = table.only(cells, arguments.only) if arguments.only else cells
+    except ValueError as error:
+        parser.error(str(error))
     for name, part in parts(cells).items():
         out.print(f"{name}: mean rank of each schedule, 1 is best", style="bold")
         print_table([table.as_text(row) for row in table.rows(part)], False)
