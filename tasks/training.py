@@ -110,7 +110,7 @@ def take_steps(
     return carry, losses, _status(losses[-1], task.loss_threshold)
 
 
-def _fed_chunk(
+def take_fed_steps(
     task: Task, transformation: optax.GradientTransformation, batches: Batch, carry: TrainState
 ) -> tuple[TrainState, Array, Array]:
     """The same on batches from the host, stacked along a first axis [length, ...]."""
@@ -119,7 +119,7 @@ def _fed_chunk(
     return carry, losses, _status(losses[-1], task.loss_threshold)
 
 
-def _stacked(stream: Iterator[Batch], length: int) -> Batch:
+def stacked(stream: Iterator[Batch], length: int) -> Batch:
     """The next `length` batches as one pytree of arrays [length, ...]."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *itertools.islice(stream, length))
 
@@ -246,13 +246,13 @@ def make_runner(
 
     @jax.jit
     def advance(argument: Any, batches: Batch, loop: _Loop, limits: Array | None) -> _Loop:
-        return _judged(loop, *_fed_chunk(task, make_transformation(argument), batches, loop.carry), limits)
+        return _judged(loop, *take_fed_steps(task, make_transformation(argument), batches, loop.carry), limits)
 
     def run_fed(data: Data, argument: Any, seed: int, limits: Array | None = None) -> Outcome:
         loop = begin(argument, jax.random.key(seed))
         stream = task.stream(data, seed, 0)
         for _ in range(total // length):
-            batches = _stacked(stream, length)  # read before the status is asked for, while the last chunk still runs
+            batches = stacked(stream, length)  # read before the status is asked for, while the last chunk still runs
             if int(loop.status) != OK:
                 break
             loop = advance(argument, batches, loop, limits)
@@ -321,9 +321,9 @@ def make_advance(
     if not isinstance(task, HostFed):
         jitted = jax.jit(lambda data, carry: take_steps(task, transformation, data, carry, length))
         return lambda carry: jitted(data, carry)
-    fed = jax.jit(functools.partial(_fed_chunk, task, transformation))
+    fed = jax.jit(functools.partial(take_fed_steps, task, transformation))
     stream = task.stream(data, seed, first)
-    return lambda carry: fed(_stacked(stream, length), carry)
+    return lambda carry: fed(stacked(stream, length), carry)
 
 
 def scores(task: Task, params: PyTree, state: PyTree, data: Data, split: Split) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """Many candidates at once, for accelerators: gradients under `vmap`, the update by the population kernel.
 
-Between chunks of steps the host looks which runs have ended; once the others fit into half the batch's shape, they are moved
-together and go on in it, for under `vmap` a run that has ended costs as much as one that goes on. The shape decides the last bits
-of a result, so with `fixed` a batch keeps it, filled up with copies and with as many rows of states as any program has, and a
-result does not depend on what is beside it.
+Between chunks of steps the host looks which runs have ended, for under `vmap` they cost as much as those that go on. Once half of
+a batch has ended, runs that wait take the free places; when none waits, those that go on are moved together into half the shape.
+The shape decides the last bits of a result, so with `fixed` a batch keeps it, filled up with copies and with as many rows of states
+as any program has, and a result does not depend on what is beside it.
 
 What the kernel has no form of runs alone on the machine of `training_run.evaluate`: programs with operations on matrices
 (`vm.packing.unsupported`), and tasks that the host feeds.
@@ -127,7 +127,7 @@ def evaluate_batch(batched: Batched, trials: Sequence[Trial]) -> list[Evaluation
 
     Args:
         batched: the task, from `prepare_batch`.
-        trials: any number; beyond the capacity they are trained one batch after the other.
+        trials: any number; beyond the capacity they wait for free places.
 
     Returns:
         An evaluation for each trial, in their order. Its seconds are its share of the batch's.
@@ -145,11 +145,8 @@ def evaluate_batch(batched: Batched, trials: Sequence[Trial]) -> list[Evaluation
     """
     codes = _assembled(batched, trials)
     together = [index for index, code in enumerate(codes) if code is not None]
-    results: dict[int, Evaluation] = {}
-    for first in range(0, len(together), batched.capacity):
-        part = together[first : first + batched.capacity]
-        found = _train_or_halve(batched, [codes[i] for i in part], [trials[i] for i in part])
-        results.update(zip(part, found, strict=True))
+    found = _train_or_halve(batched, [codes[i] for i in together], [trials[i] for i in together])
+    results = dict(zip(together, found, strict=True))
     alone = (index for index in range(len(trials)) if index not in results)
     results.update((index, evaluate(batched.prepared, *trials[index])) for index in alone)
     return [results[index] for index in range(len(trials))]
@@ -187,7 +184,7 @@ def _assembled(batched: Batched, trials: Sequence[Trial]) -> list[Bytecode | Non
 
 
 def _train_or_halve(batched: Batched, codes: Sequence[Any], trials: Sequence[Trial], num_states: int = 0) -> list[Evaluation]:
-    """What does not fit into memory is tried in two halves; a single run that does not is a failure of its program."""
+    """Until the batch fits into memory it is halved; where a single run does not, each is tried alone, and fails by itself."""
     try:
         return _train(batched, codes, trials, num_states)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -198,43 +195,49 @@ def _train_or_halve(batched: Batched, codes: Sequence[Any], trials: Sequence[Tri
                 f"a batch of {batched.capacity} runs of {batched.prepared.name} does not fit into the device's memory, and results of "
                 f"another shape differ in their last bits; free memory and resume, or choose --batch {max(batched.capacity // 2, 1)}"
             ) from error
-    if len(trials) == 1:
-        return [evaluate(batched.prepared, *trials[0])]
-    half, smaller = len(trials) // 2, batched._replace(capacity=max(batched.capacity // 2, 1))
-    parts = (slice(None, half), slice(half, None))
-    return [one for part in parts for one in _train_or_halve(smaller, codes[part], trials[part], num_states)]
+    if batched.capacity == 1:
+        return [evaluate(batched.prepared, *trial) for trial in trials]
+    return _train_or_halve(batched._replace(capacity=batched.capacity // 2), codes, trials, num_states)
 
 
 def _train(batched: Batched, codes: Sequence[Bytecode], trials: Sequence[Trial], num_states: int = 0) -> list[Evaluation]:
+    if not trials:
+        return []
     begin = time.perf_counter()
-    prepared, count = batched.prepared, len(trials)
-    places = np.arange(_shape(batched, count)) % count  # which trial is where; those behind the first `count` fill the shape
-    argument, keys = _argument(batched, [codes[int(i)] for i in places]), _keys([trials[int(i)].seed for i in places])
+    prepared, count, data = batched.prepared, len(trials), batched.prepared.data
     wanted = num_states or max(packing.num_states(code) for code in codes)
-    carries = batched.begin(argument, keys, next(size for size in batched.state_sizes if size >= wanted))
+    rows = next(size for size in batched.state_sizes if size >= wanted)
     limits = np.stack([chunk_limits(t.limits, prepared.name, t.learning_rate_factor, prepared.num_chunks) for t in trials])
     curves = np.full((count, prepared.num_chunks), np.nan, np.float32)
-    statuses, losses, chunks = np.zeros(count, int), np.full(count, np.nan), np.zeros(count, int)
-    places[count:] = -1
-    for chunk in range(prepared.num_chunks):
-        carries, means, found = batched.advance(prepared.data, argument, carries)
-        means, found = np.asarray(means), np.asarray(found)
-        going = np.flatnonzero((places >= 0) & (statuses[places] == OK))
-        runs = places[going]
-        curves[runs, chunk], chunks[runs] = means[going], chunk + 1
-        stopped = (found[going] == OK) & (means[going] > limits[runs, chunk])
-        statuses[runs] = np.where(stopped, OUTCOMES.index(Status.STOPPED), found[going])
-        going = going[statuses[runs] == OK]
-        if not len(going):
-            break
-        smaller = len(places) if batched.fixed else _shape(batched, len(going))
+    statuses, losses, chunks = np.full(count, OK), np.full(count, np.nan), np.zeros(count, int)
+    places = np.full(_shape(batched, min(count, batched.capacity)), -1)  # which trial is where; -1: none, there a copy is trained
+    started, argument, carries = 0, None, None
+    while len(going := np.flatnonzero(places >= 0)) or started < count:
+        waiting = count - started
+        smaller = len(places) if batched.fixed else _shape(batched, min(len(going) + waiting, batched.capacity))
         if smaller < len(places):
             kept = np.resize(going, smaller)
             argument, carries = _taken((argument, carries), jnp.asarray(kept))
             places = np.where(np.arange(smaller) < len(going), places[kept], -1)
-    alive = np.flatnonzero((places >= 0) & (statuses[places] == OK))
-    if len(alive):
-        losses[places[alive]] = np.asarray(batched.finish(prepared.data, carries))[alive]
+        free = np.flatnonzero(places < 0)[:waiting]
+        if waiting and len(free) >= min(waiting, (smaller + 1) // 2):
+            places[free] = np.arange(started, started + len(free))
+            started += len(free)
+            trained = np.maximum(places, 0)
+            argument = _argument(batched, [codes[i] for i in trained])
+            begun = batched.begin(argument, _keys([trials[i].seed for i in trained]), rows)
+            carries = begun if carries is None else _filled(np.isin(np.arange(smaller), free), begun, carries)
+        carries, means, found = batched.advance(data, argument, carries)
+        going = np.flatnonzero(places >= 0)
+        runs, means, found = places[going], np.asarray(means)[going], np.asarray(found)[going]
+        curves[runs, chunks[runs]] = means
+        stopped = (found == OK) & (means > limits[runs, chunks[runs]])
+        statuses[runs] = np.where(stopped, OUTCOMES.index(Status.STOPPED), found)
+        chunks[runs] += 1
+        done = (statuses[runs] == OK) & (chunks[runs] == prepared.num_chunks)
+        if done.any():
+            losses[runs[done]] = np.asarray(batched.finish(data, carries))[going[done]]
+        places[going[done | (statuses[runs] != OK)]] = -1
     seconds = (time.perf_counter() - begin) / count
     return [
         _evaluation(batched, trial, OUTCOMES[statuses[i]], float(losses[i]), int(chunks[i]), seconds, curves[i])
@@ -269,6 +272,13 @@ def _keys(seeds: Sequence[int]) -> jax.Array:
 @jax.jit
 def _taken(tree: Any, places: jax.Array) -> Any:
     return jax.tree.map(lambda x: x[places], tree)
+
+
+@partial(jax.jit, donate_argnums=2)
+def _filled(new: jax.Array, begun: Any, carries: Any) -> Any:
+    """The training states with those of new runs in their places."""
+    chosen = jax.vmap(lambda is_new, first, second: jax.tree.map(lambda x, y: jnp.where(is_new, x, y), first, second))
+    return chosen(new, begun, carries)
 
 
 def _fitting(batched: Batched) -> int:

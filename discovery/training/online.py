@@ -117,7 +117,7 @@ def train_online(
         on_chunk: called after each stage.
 
     Raises:
-        ValueError: the folder cannot be used, or the host feeds the task.
+        ValueError: the folder cannot be used.
     """
     data = load_on_device(task)
     loop = TaskLoop(task, lambda schedule: online.create(schedule, online.config.steps), seed, data)

@@ -1,6 +1,6 @@
 """A population of one of our tasks as one vmapped batch: the loop that `schedules.population` trains."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax import Array
 
 from ...schedules.population import PopulationConfig, PopulationLoop, Values
 from ...tasks.base import Data, HostFed, load_on_device
-from ...tasks.training import OK, TrainState, start, take_steps
+from ...tasks.training import CHUNK, OK, TrainState, stacked, start, take_fed_steps, take_steps
 from .rules import evaluated
 
 AnyTask = Any  # a tasks.base.Task; as a protocol that is not checked at run time it would end the tests' checks of shapes
@@ -19,10 +19,6 @@ Create = Callable[[Mapping[str, Array]], optax.GradientTransformation]
 
 # Members share the step and the key, and with them the batches: their scores differ by the hyperparameters alone.
 MEMBERS = TrainState(params=0, state=0, opt_state=0, step=None, key=None)  # pyright: ignore[reportArgumentType]
-
-
-class PopulationError(ValueError):
-    """A task that no population can be trained on, or a population that is none."""
 
 
 class TaskPopulation:
@@ -51,21 +47,17 @@ class TaskPopulation:
             config: says how many members, and what `create` is given values of.
             seed: as in `tasks.training.train`.
             data: what `load_on_device` gives; loaded where None.
-
-        Raises:
-            PopulationError: the host feeds the task.
         """
-        if isinstance(task, HostFed):
-            name = task.name  # pyright: ignore[reportAttributeAccessIssue]
-            raise PopulationError(f"{name}: its batches come from the host, and a population draws them on the device; give a schedule")
-        self._data = load_on_device(task) if data is None else data
+        self._task, self._seed, self._data = task, seed, load_on_device(task) if data is None else data
+        self._fed = isinstance(task, HostFed)
 
-        def advance(data: Data, member: TrainState, values: Mapping[str, Array], length: int) -> tuple[TrainState, Array, Array]:
-            return take_steps(task, create(values), data, member, length)
+        def train_all(feed: Any, state: TrainState, values: Mapping[str, Array], length: int) -> tuple[TrainState, Array, Array]:
+            def train(member: TrainState, values: Mapping[str, Array]) -> tuple[TrainState, Array, Array]:
+                if self._fed:
+                    return take_fed_steps(task, create(values), feed, member)
+                return take_steps(task, create(values), feed, member, length)
 
-        def train_all(data: Data, state: TrainState, values: Mapping[str, Array], length: int) -> tuple[TrainState, Array, Array]:
-            vmapped = jax.vmap(lambda member, values: advance(data, member, values, length), (MEMBERS, 0), (MEMBERS, 0, 0))
-            return vmapped(state, values)
+            return jax.vmap(train, (MEMBERS, 0), (MEMBERS, 0, 0))(state, values)
 
         def first(key: Array) -> TrainState:
             member = start(task, create({one.name: jnp.float32(one.lowest) for one in config.hyperparameters}), key)
@@ -93,12 +85,16 @@ class TaskPopulation:
     def run(self, values: Values, steps: int) -> None:
         """Trains every member at its values; one executable serves all values, and another each other number of steps."""
         given = {name: jnp.asarray(row, jnp.float32) for name, row in values.items()}
-        self.train_state, losses, statuses = self._train_all(self._data, self.train_state, given, length=steps)
-        self.losses, self._failed = np.asarray(losses, np.float64), np.asarray(statuses) != OK
+        rows, statuses = [], OK
+        for length, feed in self._pieces(steps):
+            self.train_state, losses, statuses = self._train_all(feed, self.train_state, given, length=length)
+            rows.append(np.asarray(losses, np.float64))
+        self.losses, self._failed = np.concatenate(rows, axis=1), np.asarray(statuses) != OK
 
     def evaluate(self) -> np.ndarray:
         """The members' validation losses, float64 [members]; NaN where the task calls the training loss diverged."""
-        losses = np.asarray(self._validation_losses(self._data, self.train_state), np.float64)
+        scored = {"validation": self._data["validation"]}  # the training data of a host-fed task are no arrays
+        losses = np.asarray(self._validation_losses(scored, self.train_state), np.float64)
         return np.where(self._failed, np.nan, losses)
 
     def copy(self, parents: np.ndarray) -> None:
@@ -113,6 +109,16 @@ class TaskPopulation:
     def loop(self) -> PopulationLoop:
         """The callables for `schedules.population`."""
         return PopulationLoop(self.run, self.evaluate, self.copy)
+
+    def _pieces(self, steps: int) -> Iterator[tuple[int, Any]]:
+        """Lengths of calls that make so many steps, and what each call takes its batches from."""
+        if not self._fed:
+            yield steps, self._data
+            return
+        stream = self._task.stream(self._data, self._seed, int(self.train_state.step))
+        for done in range(0, steps, CHUNK):
+            length = min(CHUNK, steps - done)
+            yield length, stacked(stream, length)
 
 
 def _taken(state: TrainState, index: Array) -> TrainState:

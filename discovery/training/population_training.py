@@ -27,7 +27,7 @@ from ...tasks.checkpoints import CHECKPOINTS, FORMAT, INTERRUPTED, RUNNING, OnCh
 from ...tasks.curves import CurveLog
 from ...tasks.saving import Store
 from ...tasks.training import NONFINITE, OK
-from .population_loop import AnyTask, PopulationError, TaskPopulation
+from .population_loop import AnyTask, TaskPopulation
 from .rules import Prepared, evaluated, prepare
 from .schedule_sources import check_output, destinations
 
@@ -37,6 +37,10 @@ SPAN = 30.0  # rates lie between the learning rate divided by it and the learnin
 ROUNDS = 20  # of a run
 MAX_MEMBERS = 1024
 POPULATION, SCHEDULE = "population.json", "schedule.csv"
+
+
+class PopulationError(ValueError):
+    """A population that is none."""
 
 
 class PopulationTraining(NamedTuple):
@@ -123,7 +127,7 @@ def train_population(
         on_chunk: called after each round with the best member's state and losses.
 
     Raises:
-        ValueError: the folder cannot be used, or the host feeds the task.
+        ValueError: the folder cannot be used.
     """
     data, config = load_on_device(task), training.config
     members = TaskPopulation(task, lambda values: training.create(lambda step: values[RATE], config.steps), config, seed, data)

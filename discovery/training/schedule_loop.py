@@ -1,7 +1,7 @@
 """The bridge from our tasks to schedules that are found while a model trains: `schedules.autolrs` wants a loop that can go back."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,25 +12,22 @@ from jax import Array
 
 from ...schedules.autolrs.controller import Loop
 from ...tasks.base import Data, HostFed, load_on_device
-from ...tasks.training import TrainState, scores, start, take_steps
+from ...tasks.training import CHUNK, TrainState, scores, stacked, start, take_fed_steps, take_steps
 from .rules import evaluated
 
 NO_FALL = np.float32(np.inf), np.float32(1)  # steps to a rate of 0, and how many of them the fall to it takes
-PIECE = 500  # steps of one call; the length of the array of losses that comes back
+PIECE = 500  # steps of one call, CHUNK where the host has to stack their batches; the length of the array of losses that comes back
 
 AnyTask = Any  # a tasks.base.Task; as a protocol that is not checked at run time it would end the tests' checks of shapes
 Create = Callable[[optax.Schedule], optax.GradientTransformation]
-
-
-class LoopError(ValueError):
-    """A task that cannot be taken back to an earlier step."""
 
 
 class TaskLoop:
     """Trains a task at a rate that is given from call to call; `loop()` gives the callables.
 
     Rate and number of steps are arguments of one compiled step, whatever they are. A snapshot is the training state itself, whose arrays
-    nothing overwrites. It holds the key that the batches of all later steps follow from, so candidates meet the same batches.
+    nothing overwrites. It holds the key and the step that the batches of all later steps follow from, so candidates meet the same
+    batches; those of a task that the host feeds follow from the seed and the step.
 
     Attributes:
         train_state: where training stands.
@@ -53,31 +50,32 @@ class TaskLoop:
             create: makes the transformation of a schedule, whose value is traced.
             seed: as in `tasks.training.train`.
             data: what `load_on_device` gives; loaded where None.
-
-        Raises:
-            LoopError: the host feeds the task.
         """
-        name = task.name
-        if isinstance(task, HostFed):
-            raise LoopError(f"{name}: its batches come from the host, and AutoLRS needs to go back to earlier ones; give a schedule")
         self._task, self._data = task, load_on_device(task) if data is None else data
+        self._fed = isinstance(task, HostFed)
+        self._piece = CHUNK if self._fed else PIECE
 
-        def advance(data: Data, carry: TrainState, rate: Array, length: Array, zero: Array, fall: Array) -> tuple[TrainState, Array]:
+        def advance(feed: Any, carry: TrainState, rate: Array, length: Array, zero: Array, fall: Array) -> tuple[TrainState, Array]:
             def step(index: Array, loop: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-                fallen = rate * jnp.clip((zero - index) / fall, 0.0, 1.0)
-                carry, losses, _ = take_steps(task, create(lambda step: fallen), data, loop[0], 1)
+                rule = create(lambda step: rate * jnp.clip((zero - index) / fall, 0.0, 1.0))
+                if self._fed:
+                    batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index, 1), feed)
+                    carry, losses, _ = take_fed_steps(task, rule, batch, loop[0])
+                else:
+                    carry, losses, _ = take_steps(task, rule, feed, loop[0], 1)
                 return carry, loop[1].at[index].set(losses[0])
 
-            return jax.lax.fori_loop(0, length, step, (carry, jnp.zeros(PIECE)))
+            return jax.lax.fori_loop(0, length, step, (carry, jnp.zeros(self._piece)))
 
         self._advance = jax.jit(advance)
         self._advance_all = jax.jit(jax.vmap(advance, in_axes=(None, 0, 0, None, None, None)))
         self._first = jax.jit(lambda key: start(task, create(lambda step: jnp.float32(0)), key))
-        self.train_state: TrainState = self.begin(seed)
+        self.begin(seed)
 
-    def begin(self, seed: int) -> TrainState:
-        """The state before the first step of a run of that seed, to be restored."""
-        return self._first(jax.random.key(seed))
+    def begin(self, seed: int) -> None:
+        """Goes to before the first step of a run of that seed."""
+        self._seed = seed
+        self.train_state: TrainState = self._first(jax.random.key(seed))
 
     def like(self) -> TrainState:
         """What a training state of this task and rule looks like, for a checkpoint to be read."""
@@ -94,8 +92,8 @@ class TaskLoop:
     def run(self, rate: float, steps: int) -> np.ndarray:
         """Trains at the rate: the losses, float64 [steps], NaN where the task calls them diverged."""
         rows = []
-        for length in _pieces(steps):
-            self.train_state, losses = self._advance(self._data, self.train_state, jnp.float32(rate), jnp.int32(length), *NO_FALL)
+        for length, feed in self._pieces(steps):
+            self.train_state, losses = self._advance(feed, self.train_state, jnp.float32(rate), jnp.int32(length), *NO_FALL)
             rows.append(np.asarray(losses[:length], np.float64))
         return self._judged(np.concatenate(rows))
 
@@ -124,10 +122,11 @@ class TaskLoop:
     def _batch(self, rates: Sequence[float], steps: int, zero: np.float32, fall: np.float32) -> tuple[TrainState, np.ndarray]:
         """Vmapped runs from where training stands, [rates] ahead of each leaf, and their losses [rates, steps]."""
         several = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(rates)), self.train_state)
-        rows = []
-        for done, length in zip(range(0, steps, PIECE), _pieces(steps), strict=True):
-            several, losses = self._advance_all(self._data, several, jnp.asarray(rates, jnp.float32), jnp.int32(length), zero - done, fall)
+        rows, left = [], zero
+        for length, feed in self._pieces(steps):
+            several, losses = self._advance_all(feed, several, jnp.asarray(rates, jnp.float32), jnp.int32(length), left, fall)
             rows.append(np.asarray(losses[:, :length], np.float64))
+            left -= np.float32(length)
         return several, self._judged(np.concatenate(rows, axis=1))
 
     def _loss(self, at: TrainState) -> float:
@@ -136,6 +135,13 @@ class TaskLoop:
     def _judged(self, losses: np.ndarray) -> np.ndarray:
         return np.where(losses > self._task.loss_threshold, np.nan, losses)
 
-
-def _pieces(steps: int) -> list[int]:
-    return [min(PIECE, steps - done) for done in range(0, steps, PIECE)]
+    def _pieces(self, steps: int) -> Iterator[tuple[int, Any]]:
+        """Lengths of calls that make so many steps from where training stands, and what each call takes its batches from."""
+        stream = self._task.stream(self._data, self._seed, int(self.train_state.step)) if self._fed else iter(())
+        for done in range(0, steps, self._piece):
+            length = min(self._piece, steps - done)
+            # A last call that is short has the shape of the others, whose batches it repeats.
+            yield (
+                length,
+                jax.tree.map(lambda x: np.resize(x, (self._piece, *x.shape[1:])), stacked(stream, length)) if self._fed else self._data,
+            )

@@ -83,7 +83,7 @@ def searched(loop, task, data, config, seeds, split):
     """AutoLRS's log losses on the seeds, its search's steps (mean), and seconds a run (mean)."""
     losses, search_steps, seconds = [], [], []
     for seed in seeds:
-        loop.restore(loop.begin(seed))
+        loop.begin(seed)
         begun = time.perf_counter()
         state = run(dataclasses.replace(config, seed=seed), loop.loop(config.batch > 1))
         seconds.append(time.perf_counter() - begun)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from stepsmith.discovery import ConfigError, Run, resume, search
+from stepsmith.discovery import ConfigError, Run, resume, search, session
 from stepsmith.discovery.config import load
+from stepsmith.discovery.evaluate import WorkerSpec
 from stepsmith.discovery.evaluate.blocks import CALIBRATORS
 from stepsmith.discovery.language import canonical_hash, extended_operations
 from stepsmith.discovery.language import load as load_program
@@ -44,6 +45,21 @@ def test_the_number_of_workers_changes_nothing(small_config, finished_run, tmp_p
     assert again.digest() == finished_run.digest()
     assert again.hall_of_fame() == finished_run.hall_of_fame()
     check_finished(again, 40)
+
+
+def test_a_search_in_batches_notes_their_shape_and_repeats(small_config, tmp_path, monkeypatch):
+    """As on an accelerator, with the kernel's reference in its place; whichever worker a program comes to, the run is the same."""
+    settings = {"batch": 4, "machine": "xla"}
+    monkeypatch.setattr(session, "WorkerSpec", lambda *args, **others: WorkerSpec(*args, **(others | settings)))
+    config, runs = dataclasses.replace(small_config, tasks=("quadratic",), budget="16"), []
+    for workers in (1, 2):
+        runs.append(search(config, tmp_path / f"{workers}", workers=workers))
+        check_finished(runs[-1], 16)
+        with Ledger.open(runs[-1].folder / "ledger.sqlite") as ledger:
+            (digest,) = {each.identity for program in ledger.outcomes() for each in ledger.evaluations(program)}
+            noted = ledger.state()["identities"][digest]
+        assert (noted["batch"], noted["machine"]) == ("4 fixed", "xla")
+    assert runs[0].digest() == runs[1].digest()
 
 
 def test_another_seed_is_another_search(small_config, finished_run, tmp_path):

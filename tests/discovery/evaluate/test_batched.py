@@ -133,6 +133,27 @@ def test_a_batch_shrinks_as_its_runs_end(small, compacted):
     assert sizes == [16, 8, 4]
 
 
+@pytest.mark.parametrize("machine", ["fixed", "compacted"])
+def test_runs_that_wait_take_the_places_of_those_that_ended(small, machine, request):
+    """In a fixed batch, bit for bit what each of them comes to alone in it, though the steps of its neighbours are others."""
+    batch, sizes = request.getfixturevalue(machine), []
+    ending = [Trial(DIVERGES, seed) for seed in range(batch.capacity - 2)]
+    longer = [Trial(RULES[i % 3], i) for i in range(5)]
+    trials = [*ending[:1], longer[0], *ending[1:], *longer[1:]]
+
+    def advance(data, argument, carries):
+        sizes.append(len(carries.step))
+        return batch.advance(data, argument, carries)
+
+    found = evaluate_batch(batch._replace(advance=advance), trials)
+    _same(found, [evaluate(small, *trial) for trial in trials])
+    # One chunk for those that end; then the two beside them have two chunks left, and the three that waited three.
+    assert sizes == ([8] * 4 if batch.fixed else [16, 8, 8, 4])
+    if batch.fixed:
+        alone = [evaluate_batch(batch, [trial])[0].loss for trial in longer]
+        assert [found[trials.index(trial)].loss for trial in longer] == alone
+
+
 def test_all_runs_ended_ends_the_batch(compacted):
     calls = []
 

@@ -138,6 +138,24 @@ def test_command_prints_json(stepsmith):
     assert not done["interrupted"]
 
 
+LAYERED = """def train(w, g, lr):
+    direction = maximum(orthogonalize(g), -100000.0)
+    update = direction * (lr * num_rows() * 0.1)
+    return update"""
+
+
+@pytest.mark.heavy
+def test_command_on_the_extended_language(stepsmith, tmp_path):
+    """A bound that is never met goes; what is left is that direction at a rate that the task allows."""
+    (tmp_path / "layered.txt").write_text(LAYERED)
+    code, out, _ = stepsmith("layered.txt", *ON_QUADRATIC, "--json")
+    done = json.loads(out)
+    operations = [statement.op for statement in parse(done["program"]).statements]
+    assert code == 0 and "orthogonalize" in operations and "maximum" not in operations and len(operations) <= 3
+    assert any(step["stage"] == "tolerant" and "maximum" in step["what"] for step in done["steps"])
+    assert done["confirmed"]["difference"] < 0.05
+
+
 def test_command_reads_a_run(stepsmith, finished_run):
     code, out, _ = stepsmith(finished_run.folder, "--rank", 2)
     assert code == 0

@@ -12,8 +12,8 @@ import optax
 import pytest
 
 from stepsmith.discovery.training import online as online_module
-from stepsmith.discovery.training.online import train_online
-from stepsmith.discovery.training.schedule_loop import LoopError, TaskLoop
+from stepsmith.discovery.training.online import make_online, train_online
+from stepsmith.discovery.training.schedule_loop import TaskLoop
 from stepsmith.discovery.training.train import line, make_job, run_job
 from stepsmith.schedules import recorded_peak, recorded_search_steps
 from stepsmith.schedules.autolrs.controller import falling
@@ -259,15 +259,28 @@ def test_the_schedule_with_a_cooldown_replayed_gives_the_run_itself(tmp_path):
     chex.assert_trees_all_close(result.train_state.params, again.train_state.params, rtol=1e-4, atol=1e-6)
 
 
-def test_a_host_fed_task_is_refused():
-    class Fed:
-        name = "fed"
+def test_a_host_fed_task_goes_back_to_earlier_batches(fed):
+    """In pieces whose last one is short: as plain training at that rate, and every candidate on the batches of the same steps."""
+    loop = TaskLoop(fed, optax.sgd, seed=3)
+    loop.run(0.1, 7)
+    before = loop.snapshot()
+    rows = loop.run_candidates([0.1, 0.3], 33)
+    for rate, row in zip([0.1, 0.3], rows, strict=True):
+        loop.restore(before)
+        losses = loop.run(rate, 33)
+        plain = train(fed, optax.sgd(rate), seed=3, steps=40, resume_from=before)
+        np.testing.assert_allclose(losses, plain.losses, rtol=1e-4)
+        np.testing.assert_allclose(row, plain.losses, rtol=1e-4)
+        chex.assert_trees_all_close(loop.train_state.params, plain.train_state.params, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(plain.losses, TaskLoop(fed, optax.sgd, seed=4).run(0.3, 33), rtol=1e-2)
 
-        def stream(self, data, seed, start):
-            return iter(())
 
-    with pytest.raises(LoopError, match="fed: its batches come from the host"):
-        TaskLoop(Fed(), optax.sgd)
+@pytest.mark.parametrize("schedule", ["autolrs", "autolrs:cooled"])
+def test_autolrs_on_a_host_fed_task(schedule, fed):
+    prepared, online = make_online(schedule, "adam", 60, 0.1, None, None)
+    result = train_online(fed, online, settings=prepared.settings)
+    assert (result.status, result.steps) == ("ok", 60) and result.search_steps > 0
+    assert result.scores["validation"]["loss"] < TaskLoop(fed, optax.sgd).evaluate()
 
 
 def test_a_missing_library_is_named_before_anything_is_trained(monkeypatch):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from stepsmith.discovery.training.population_loop import PopulationError, TaskPopulation
+from stepsmith.discovery.training.population_loop import TaskPopulation
 from stepsmith.discovery.training.train import line, make_job, run_job
 from stepsmith.schedules import from_profile, load_recorded, population, recorded_peak, recorded_search_steps
 from stepsmith.schedules.population import Hyperparameter, PopulationConfig
@@ -167,15 +167,17 @@ def test_a_folder_of_another_run_is_refused(whole):
         run_job(_job(schedule="pbt:9"), whole[0])
 
 
-def test_a_host_fed_task_is_refused():
-    class Fed:
-        name = "fed"
-
-        def stream(self, data, seed, start):
-            return iter(())
-
-    with pytest.raises(PopulationError, match="fed: its batches come from the host"):
-        TaskPopulation(Fed(), lambda values: optax.sgd(**values), PopulationConfig(20, RATES, interval=5))
+def test_members_of_a_host_fed_task_share_its_batches(fed):
+    config = PopulationConfig(50, RATES, interval=25, members=2)
+    members, losses = TaskPopulation(fed, lambda values: optax.sgd(**values), config, seed=3), []
+    for _ in range(2):
+        members.run({"learning_rate": np.array([0.01, 0.1])}, 25)
+        losses.append(members.losses)
+    for index, rate in enumerate([0.01, 0.1]):
+        plain = train(fed, optax.sgd(rate), seed=3, steps=50)
+        np.testing.assert_allclose(np.concatenate(losses, axis=1)[index], plain.losses, rtol=1e-4)
+        chex.assert_trees_all_close(members.member(index).params, plain.train_state.params, rtol=1e-4, atol=1e-6)
+    assert members.evaluate().shape == (2,) and np.isfinite(members.evaluate()).all()
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,18 @@ def test_random_programs(mutants, target, interpret, close, at_an_edge):
 
 
 @pytest.mark.parametrize("target", TARGETS)
+def test_random_shapes(mutants, target, close):
+    """Half of the programs with reductions; of what differs at random inputs, see above."""
+    rng = np.random.default_rng(3)
+    shapes = [tuple(rng.integers(0, 14, rng.integers(0, 4)).tolist()) for _ in range(8)]
+    codes = [*mutants[1][: CANDIDATES // 2], *mutants[1][-CANDIDATES // 2 :]]
+    params, gradients = _draw(tuple(shapes))
+    expected, found = _by_reference(codes, params, gradients), _by_kernel(codes, params, gradients, target)
+    differ = [i for i in range(len(codes)) if not close(found[i], expected[i])]
+    assert len(differ) <= len(codes) / 16
+
+
+@pytest.mark.parametrize("target", TARGETS)
 def test_every_opcode_at_special_values(target):
     """Also at zero, infinity, what is not a number, and outside the domains."""
     opcodes = [name for name in OPCODES if name not in EXTENDED]

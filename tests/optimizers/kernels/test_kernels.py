@@ -196,11 +196,34 @@ def test_the_comparison_notices_what_is_wrong(place, error, eight_bit, monkeypat
         check()
 
 
+def _random_shapes(seed, count, largest, taken=lambda shape: True):
+    """Of up to four axes, sizes even in their logarithm, one in twenty empty; those that `taken` keeps."""
+    rng, shapes = np.random.default_rng(seed), {}
+    while len(shapes) < count:
+        axes = rng.integers(0, 5)
+        sizes = np.ceil((largest ** rng.uniform()) ** rng.dirichlet(np.ones(axes)) if axes else np.zeros(0)).astype(int)
+        sizes[:1] *= rng.uniform() > 0.05
+        if taken(tuple(sizes.tolist())):
+            shapes[f"random {len(shapes)}"] = tuple(sizes.tolist())
+    return shapes
+
+
+def _fits(shape):
+    like = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return tpu.fits(Leaf((like, like, like), (None,), 0, True))
+
+
+EVERY = {
+    "chosen": SHAPES | {f"large {key}": shape for key, shape in LARGE.items()},
+    "random": _random_shapes(0, 24, 5000) | {f"large {key}": shape for key, shape in _random_shapes(1, 6, 2**17, _fits).items()},
+}
+
+
+@pytest.mark.parametrize("shapes", EVERY.values(), ids=EVERY)
 @pytest.mark.parametrize("name", INTERPRETED)
-def test_every_element_is_updated(name, monkeypatch):
+def test_every_element_is_updated(name, shapes, monkeypatch):
     """An element that no cell writes is not a number, keeps its zero, or keeps the gradient where the update should be."""
     monkeypatch.setattr(tpu, "INTERPRET", True)  # without the simulation of memory, which takes 12 s for the tall array alone
-    shapes = SHAPES | {f"large {key}": shape for key, shape in LARGE.items()}
     gradients = _draw(np.random.default_rng(0), shapes)
     zeros = jax.tree.map(jnp.zeros_like, gradients)
     optimizer = fuse(Rule(lambda w, g, states, s: (-g, (g,)), (State(),), lambda count: {}), backend=name)
