@@ -195,7 +195,7 @@ def test_passes_of_reductions(target, interpret, close):
 def test_no_data_races(planted, two_threads, plant_a_race, close):
     """Candidates on two cores; as a control, the race of candidates that write to the first one's memory is found."""
     codes = [assemble(load(name), CLOCK) for name in ("lion", "lamb", "adamw")]
-    params, gradients = _draw(((3,),) if planted else ((9, 130), (3,)))  # of several blocks jax finds the revisit before the race
+    params, gradients = _draw(((3,),) if planted else ((9, 130), (3,)), steps=1)  # of several blocks jax finds the revisit before the race
     if planted:
         plant_a_race(pallas)
     run = _kernel.__wrapped__("tpu", pltpu.InterpretParams(detect_races=True, num_cores_or_threads=2))

