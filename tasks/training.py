@@ -119,7 +119,18 @@ def take_fed_steps(
     return carry, losses, _status(losses[-1], task.loss_threshold)
 
 
-def stacked(stream: Iterator[Batch], length: int) -> Batch:
+def pieces(task: Task, data: Data, seed: int, first: int, steps: int, longest: int) -> Iterator[tuple[int, Data | Batch]]:
+    """Lengths of calls that make the steps from `first` on, and what each takes its batches from.
+
+    For `take_steps` that is the data; for `take_fed_steps`, where the host feeds the task, the call's batches, stacked.
+    """
+    stream = task.stream(data, seed, first) if isinstance(task, HostFed) else None
+    for done in range(0, steps, longest):
+        length = min(longest, steps - done)
+        yield length, data if stream is None else _stacked(stream, length)
+
+
+def _stacked(stream: Iterator[Batch], length: int) -> Batch:
     """The next `length` batches as one pytree of arrays [length, ...]."""
     return jax.tree.map(lambda *arrays: np.stack(arrays), *itertools.islice(stream, length))
 
@@ -252,7 +263,7 @@ def make_runner(
         loop = begin(argument, jax.random.key(seed))
         stream = task.stream(data, seed, 0)
         for _ in range(total // length):
-            batches = stacked(stream, length)  # read before the status is asked for, while the last chunk still runs
+            batches = _stacked(stream, length)  # read before the status is asked for, while the last chunk still runs
             if int(loop.status) != OK:
                 break
             loop = advance(argument, batches, loop, limits)
@@ -323,7 +334,7 @@ def make_advance(
         return lambda carry: jitted(data, carry)
     fed = jax.jit(functools.partial(take_fed_steps, task, transformation))
     stream = task.stream(data, seed, first)
-    return lambda carry: fed(stacked(stream, length), carry)
+    return lambda carry: fed(_stacked(stream, length), carry)
 
 
 def scores(task: Task, params: PyTree, state: PyTree, data: Data, split: Split) -> dict[str, float]:

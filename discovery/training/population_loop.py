@@ -1,6 +1,6 @@
 """A population of one of our tasks as one vmapped batch: the loop that `schedules.population` trains."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from jax import Array
 
 from ...schedules.population import PopulationConfig, PopulationLoop, Values
 from ...tasks.base import Data, HostFed, load_on_device
-from ...tasks.training import CHUNK, OK, TrainState, stacked, start, take_fed_steps, take_steps
+from ...tasks.training import CHUNK, OK, TrainState, pieces, start, take_fed_steps, take_steps
 from .rules import evaluated
 
 AnyTask = Any  # a tasks.base.Task; as a protocol that is not checked at run time it would end the tests' checks of shapes
@@ -86,7 +86,8 @@ class TaskPopulation:
         """Trains every member at its values; one executable serves all values, and another each other number of steps."""
         given = {name: jnp.asarray(row, jnp.float32) for name, row in values.items()}
         rows, statuses = [], OK
-        for length, feed in self._pieces(steps):
+        first, longest = int(self.train_state.step), CHUNK if self._fed else steps
+        for length, feed in pieces(self._task, self._data, self._seed, first, steps, longest):
             self.train_state, losses, statuses = self._train_all(feed, self.train_state, given, length=length)
             rows.append(np.asarray(losses, np.float64))
         self.losses, self._failed = np.concatenate(rows, axis=1), np.asarray(statuses) != OK
@@ -109,16 +110,6 @@ class TaskPopulation:
     def loop(self) -> PopulationLoop:
         """The callables for `schedules.population`."""
         return PopulationLoop(self.run, self.evaluate, self.copy)
-
-    def _pieces(self, steps: int) -> Iterator[tuple[int, Any]]:
-        """Lengths of calls that make so many steps, and what each call takes its batches from."""
-        if not self._fed:
-            yield steps, self._data
-            return
-        stream = self._task.stream(self._data, self._seed, int(self.train_state.step))
-        for done in range(0, steps, CHUNK):
-            length = min(CHUNK, steps - done)
-            yield length, stacked(stream, length)
 
 
 def _taken(state: TrainState, index: Array) -> TrainState:

@@ -12,7 +12,7 @@ from jax import Array
 
 from ...schedules.autolrs.controller import Loop
 from ...tasks.base import Data, HostFed, load_on_device
-from ...tasks.training import CHUNK, TrainState, scores, stacked, start, take_fed_steps, take_steps
+from ...tasks.training import CHUNK, TrainState, pieces, scores, start, take_fed_steps, take_steps
 from .rules import evaluated
 
 NO_FALL = np.float32(np.inf), np.float32(1)  # steps to a rate of 0, and how many of them the fall to it takes
@@ -137,11 +137,7 @@ class TaskLoop:
 
     def _pieces(self, steps: int) -> Iterator[tuple[int, Any]]:
         """Lengths of calls that make so many steps from where training stands, and what each call takes its batches from."""
-        stream = self._task.stream(self._data, self._seed, int(self.train_state.step)) if self._fed else iter(())
-        for done in range(0, steps, self._piece):
-            length = min(self._piece, steps - done)
-            # A last call that is short has the shape of the others, whose batches it repeats.
-            yield (
-                length,
-                jax.tree.map(lambda x: np.resize(x, (self._piece, *x.shape[1:])), stacked(stream, length)) if self._fed else self._data,
-            )
+        for length, feed in pieces(self._task, self._data, self._seed, int(self.train_state.step), steps, self._piece):
+            if self._fed:  # a last call that is short repeats its batches, to have the shape of the others
+                feed = jax.tree.map(lambda x: np.resize(x, (self._piece, *x.shape[1:])), feed)
+            yield length, feed
