@@ -21,6 +21,8 @@ MAX_CHARACTERS = 100_000  # of a config file
 MAX_SECONDS = 1e9  # 30 years
 MAX_EVALUATIONS = 10**12
 _SEEDS_OF_A_RUN = 400
+# A schedule's are of a rate that was tuned, a joint program's of its own: that of AdamW, 0.001, is a thirtieth of what short tasks want.
+_FACTORS = {"update": (1.0,), "schedule": (0.3, 1.0, 3.0), "joint": (10.0, 30.0, 100.0)}
 _DEFAULT = ("default",)  # in the place of tasks
 _TASKS = ("digits_mlp", "digits_autoencoder")
 _BUDGETS = ("digits_mlp~25", "digits_mlp", "digits_mlp~400")  # of one cheap task: a schedule must pay in short runs and in long ones
@@ -102,9 +104,10 @@ class SearchConfig:
     replicates: int = 4
     """blocks of that many seeds on which a promising program may be evaluated; 1: never again"""
     learning_rate_factors: tuple[float, ...] = ()
-    """of the update; several ask for rules that need less tuning; none: 1, or 0.3, 1 and 3 of a schedule"""
+    """of the update; several ask for rules that need less tuning; none: 1, of a schedule 0.3, 1 and 3, of a joint program 10, 30 and 100"""
     best_rate: bool = False
-    """of several factors the best on each task counts, not the mean: a rule is judged as one that will be tuned; always so of a schedule"""
+    """of several factors the best on each task counts, not the mean: a rule is judged as one that will be tuned; always so where programs
+    hold the schedule"""
     hurdle: float = math.inf
     """fitness above which an evaluation is stopped between its runs; inf: none"""
     in_flight: int = 8
@@ -182,7 +185,7 @@ class SearchConfig:
             tasks=self.tasks if self.tasks != _DEFAULT else _TASKS if self.kind == "update" else _BUDGETS,
             initial=self.initial or ("linear" if scheduled else "adamw"),
             schedule=self.schedule or ("linear" if self.kind == "update" else "constant"),
-            learning_rate_factors=self.learning_rate_factors or ((0.3, 1.0, 3.0) if scheduled else (1.0,)),
+            learning_rate_factors=self.learning_rate_factors or _FACTORS[self.kind],
             language="extended" if self.kind == "joint" else self.language,
         )
 

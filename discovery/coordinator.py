@@ -51,7 +51,7 @@ class Coordinator:
     ):
         self._config, self._strategy, self._pool, self._yardsticks = config, strategy, pool, yardsticks
         self._budget = Budget.parse(config.budget)
-        self._factors, self._best_factor = config.learning_rate_factors, config.best_rate or config.kind == "schedule"
+        self._factors, self._best_factor = config.learning_rate_factors, config.best_rate or config.kind != "update"
         self._recorder = Recorder(ledger, versions, config.mode == "deterministic")
         self._results: dict[int, Result] = {}  # of births; arrived and not yet told
         self._started = time.monotonic()

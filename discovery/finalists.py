@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from .evaluate import Outcome, Status
 from .language import Program, parse
 from .ledger import Best, Ledger, LevelRow
+from .search.hall_of_fame import RESERVE, distinct
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,10 @@ class Finalist:
 
 
 def best_confirmed(ledger: Ledger, size: int) -> list[tuple[Best, float | None]]:
-    """The programs that a ledger ranks highest, each with its fitness on new seeds: by that where it is there, else by the search's."""
+    """The hall of fame of a ledger, each program with its fitness on new seeds: by that where it is there, else by the search's."""
     confirmed = dict(ledger.state().get("finalists", []))
-    found = [(best, confirmed.get(best.hash)) for best in ledger.best(size)]
+    kept = distinct(ledger.best(RESERVE * size), lambda best: best.scores)[:size]
+    found = [(best, confirmed.get(best.hash)) for best in kept]
     return sorted(found, key=lambda pair: (math.inf if pair[1] is None else pair[1], pair[0].fitness, pair[0].hash))
 
 

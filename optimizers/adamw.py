@@ -70,15 +70,18 @@ def adamw_8bit(
     eps_root: jax.typing.ArrayLike = 0.0,
     weight_decay: optax.ScalarOrSchedule = 1e-4,
     mask: Mask = None,
+    *,
+    fused: bool = False,
 ) -> optax.GradientTransformation:
-    """AdamW with averages of one byte an element (see `kernels.blockwise`); arguments as of `adamw`.
+    """AdamW with averages of one byte an element (see `kernels.blockwise`); arguments as of `adamw`, plain XLA unless `fused`.
 
     Example:
         >>> state = adamw_8bit(1e-3).init(jnp.zeros((64, 64)))
         >>> sum(x.nbytes for x in jax.tree.leaves(state.states))  # optax's: 32,768
         8320
     """
-    return fused_adamw(learning_rate, b1, b2, eps, eps_root, None, weight_decay, mask, eight_bit=True).transformation
+    backend = AUTO if fused else None
+    return fused_adamw(learning_rate, b1, b2, eps, eps_root, None, weight_decay, mask, eight_bit=True, backend=backend).transformation
 
 
 def fused_adamw(

@@ -57,15 +57,18 @@ def lion_8bit(
     b2: jax.typing.ArrayLike = 0.99,
     weight_decay: optax.ScalarOrSchedule = 1e-3,
     mask: Mask = None,
+    *,
+    fused: bool = False,
 ) -> optax.GradientTransformation:
-    """Lion with a momentum of one byte an element (see `kernels.blockwise`); arguments as of `lion`.
+    """Lion with a momentum of one byte an element (see `kernels.blockwise`); arguments as of `lion`, plain XLA unless `fused`.
 
     Example:
         >>> state = lion_8bit(1e-3).init(jnp.zeros((64, 64)))
         >>> sum(x.nbytes for x in jax.tree.leaves(state.states))  # optax's: 16,384
         4160
     """
-    return fused_lion(learning_rate, b1, b2, None, weight_decay, mask, eight_bit=True).transformation
+    backend = AUTO if fused else None
+    return fused_lion(learning_rate, b1, b2, None, weight_decay, mask, eight_bit=True, backend=backend).transformation
 
 
 def fused_lion(

@@ -1,14 +1,15 @@
 """Learning-rate schedules, functions from the step to the learning rate. Start with `registry`: `create(name, peak_value, steps)`.
 
 A schedule is a profile (`profiles`) at a sampling rate (`sampling`); `decays` has those that optax lacks, ready to use. Nothing here
-knows of tasks or of the search; a schedule goes wherever optax takes one. `population` finds one by population-based training, around any
-training loop; `hypergradient` and `self_tuning` tune the learning rate as training goes on.
+knows of tasks or of the search; a schedule goes wherever optax takes one. `autolrs` and `population` find one around any training loop, by
+Bayesian optimisation and by population-based training; `hypergradient` and `self_tuning` tune the learning rate as training goes on.
 """
 
 from .current import current_learning_rate
 from .decays import inverse_square_root, one_cycle, rex, step_decay, with_warmup, wsd
 from .hypergradient import Bounds, HypergradientState, hypergradient_descent, multiplicative_hypergradient_descent
 from .plateau import plateau
+from .population import Hyperparameter, PopulationConfig, PopulationLoop
 from .profiles import (
     COOLDOWNS,
     FromEnd,
@@ -28,8 +29,18 @@ from .profiles import (
     step_profile,
     wsd_profile,
 )
-from .recorded import interpolated_profile, load_recorded, piecewise_schedule, recorded_peak, recorded_search_steps, save_recorded
+from .recorded import (
+    interpolated_profile,
+    load_recorded,
+    piecewise_schedule,
+    recorded_peak,
+    recorded_schedule,
+    recorded_search_steps,
+    save_recorded,
+)
 from .refine import (
+    ADAM,
+    SGD,
     GradientNorms,
     LastIterateBound,
     best_base_rate,
@@ -44,14 +55,19 @@ from .sampling import SAMPLINGS, Sampling, at, every, every_iteration, from_prof
 from .self_tuning import SelfTuningConfig, SelfTuningState, self_tuned_params, self_tuning, self_tuning_step
 
 __all__ = [
+    "ADAM",
     "COOLDOWNS",
     "SAMPLINGS",
     "SCHEDULES",
+    "SGD",
     "Bounds",
     "FromEnd",
     "GradientNorms",
+    "Hyperparameter",
     "HypergradientState",
     "LastIterateBound",
+    "PopulationConfig",
+    "PopulationLoop",
     "Profile",
     "Sampling",
     "Schedule",
@@ -87,6 +103,7 @@ __all__ = [
     "record_gradient_norms",
     "recorded_norms",
     "recorded_peak",
+    "recorded_schedule",
     "recorded_search_steps",
     "refine",
     "refined_multipliers",

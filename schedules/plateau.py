@@ -20,7 +20,8 @@ def plateau(decay_steps: int, factor: float = 0.1, patience: float = 0.1, window
         window: share of the run over which losses are averaged, in (0, patience].
 
     Returns:
-        A transformation; `current_learning_rate` multiplies its scale in.
+        A transformation, whose scale `current_learning_rate` multiplies in; it finds the rate itself where the rule is made by
+        `optax.inject_hyperparams(optax.sgd)(0.1)`.
 
     Raises:
         ScheduleError: a setting is out of bounds.

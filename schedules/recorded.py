@@ -31,7 +31,7 @@ import optax
 from jax.typing import ArrayLike
 
 from .profiles import Profile, ScheduleError
-from .sampling import check_steps
+from .sampling import check_steps, from_profile
 
 SUFFIXES = (".csv", ".json")
 VALUES, PLACES, SEARCH_STEPS = "learning_rate", ("step", "progress"), "search_steps"
@@ -124,6 +124,35 @@ def recorded_peak(path: Path | str) -> float:
     """
     load_recorded(path)
     return max(_numbers(VALUES, _columns(Path(path))[VALUES]))
+
+
+def recorded_schedule(path: Path | str, init_value: float | None = None, decay_steps: int | None = None) -> optax.Schedule:
+    """A recorded file as an optax schedule: as it was recorded, or as high or as long as asked for.
+
+    Args:
+        path: a `.csv` or `.json` file.
+        init_value: its highest learning rate; the recorded one where None.
+        decay_steps: length of the run in steps; that of the recorded run where None.
+
+    Returns:
+        step -> learning rate, for traced steps too; the last one after the end.
+
+    Raises:
+        ScheduleError: as `load_recorded`; or `decay_steps` is missing for a file that says `progress`.
+
+    Example:
+        >>> import tempfile, optax
+        >>> path = Path(tempfile.mkdtemp()) / "linear.csv"
+        >>> save_recorded(path, optax.linear_schedule(0.5, 0.0, 4), decay_steps=4)
+        >>> schedule = recorded_schedule(path)
+        >>> [round(float(schedule(step)), 4) for step in (0, 1, 3, 9)]
+        [0.5, 0.375, 0.125, 0.125]
+    """
+    profile, columns = load_recorded(path), _columns(Path(path))
+    if decay_steps is None and PLACES[0] not in columns:
+        raise ScheduleError(f"{path}: says progress and not how many steps the run had; give decay_steps")
+    peak = recorded_peak(path) if init_value is None else init_value
+    return from_profile(profile, peak, decay_steps or int(_length(columns, _numbers(PLACES[0], columns[PLACES[0]]))))
 
 
 def recorded_search_steps(path: Path | str) -> int:
@@ -222,11 +251,17 @@ def _profile(columns: dict[str, Any]) -> Profile:
         raise ScheduleError(f"needs {VALUES} and one of {' and '.join(PLACES)}, got {', '.join(map(repr, columns)) or 'nothing'}")
     places, rates = (_numbers(name, columns[name]) for name in (found[0], VALUES))
     if found[0] == PLACES[0] and places:
-        steps = _numbers("steps", [columns.get("steps", places[-1] + 1)])[0]
-        if not steps > places[-1]:
-            raise ScheduleError(f"the run has {steps:g} steps, which must be more than the last recorded step, {places[-1]:g}")
+        steps = _length(columns, places)
         places = [place / steps for place in places]
     return interpolated_profile(places, rates)
+
+
+def _length(columns: dict[str, Any], places: Sequence[float]) -> float:
+    """Steps of the recorded run, of which these were recorded."""
+    steps = _numbers("steps", [columns.get("steps", places[-1] + 1)])[0]
+    if not steps > places[-1]:
+        raise ScheduleError(f"the run has {steps:g} steps, which must be more than the last recorded step, {places[-1]:g}")
+    return steps
 
 
 def _numbers(name: str, values: Any) -> list[float]:

@@ -1,8 +1,9 @@
 """A schedule refined from the gradient norms of an earlier run, and the bound that the refinement minimises.
 
-Add `record_gradient_norms` to a run's optimizer, take the norms out of its state with `recorded_norms`, and train again with
-`refine(norms.l2, ...)`. Source: Defazio et al., 2023, "When, Why and How Much? Adaptive Learning Rate Scheduling by Refinement",
-arXiv:2310.07831; its complaints hold: two runs are needed, the length is fixed, and the base rate is still to be tuned.
+Put `record_gradient_norms` first in a run's chain, take the norms out of its state with `recorded_norms`, and train again with
+`refine(norms.l2, ...)`, for Adam `refine(norms.l1, ..., power=ADAM)`. Source: Defazio et al., 2023, "When, Why and How Much? Adaptive
+Learning Rate Scheduling by Refinement", arXiv:2310.07831; its complaints hold: two runs are needed, the length is fixed, and the base
+rate is still to be tuned.
 """
 
 from collections.abc import Sequence

@@ -22,6 +22,7 @@ STARTUP_SECONDS = 600.0
 TIME_LIMIT_FACTOR = 20.0
 SHORTEST_TIME_LIMIT = 10.0  # seconds
 QUEUE_PER_WORKER = 2  # one running, one waiting, so that a worker never idles for the coordinator
+ROUNDS = 2  # capacities that a worker in batches is given at once: as its runs end, those of the second take their places
 STRIKES = 2  # a program that costs this many workers is charged
 
 
@@ -149,8 +150,8 @@ class WorkerPool:
                     self._give(worker, self._next_batch(worker.batch, idle))
 
     def _next_batch(self, capacity: int, idle: int) -> list[Work]:
-        """The first jobs that fill a batch of a worker, or its share among the idle ones."""
-        wanted = min(capacity, -(-sum(job.runs for job in self._pending) // idle))
+        """The first jobs for a worker's places and for those that take them as runs end, or its share among the idle ones."""
+        wanted = min(ROUNDS * capacity, -(-sum(job.runs for job in self._pending) // idle))
         jobs = [self._pending.popleft()]
         runs = jobs[0].runs
         while self._pending and runs + self._pending[0].runs <= wanted:
@@ -203,8 +204,9 @@ class WorkerPool:
     def _limit(self, worker: _Worker) -> float:
         if worker.time_limit is None:
             return STARTUP_SECONDS
-        if worker.batch > 1:  # the time limit is for a batch; a run that cannot be in one takes no more
-            return worker.time_limit * max((job.runs for job in worker.jobs), default=1)
+        if worker.batch > 1:  # the time limit is for a batch; as many runs that cannot be in one take no more
+            runs = [job.runs for job in worker.jobs]
+            return worker.time_limit * max([1, -(-sum(runs) // worker.batch), *runs])
         return worker.time_limit * (worker.jobs[0].runs if worker.jobs else 1)
 
     def _receive(self, worker: _Worker, message: dict[str, Any], results: list[Result]) -> None:

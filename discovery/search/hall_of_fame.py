@@ -1,12 +1,14 @@
 """The best distinct programs so far."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeVar
 
 from ..evaluate.fitness import Outcome
 from ..language.program import Program
 
-RESERVE = 4  # an entry that turns out worse on more seeds makes room for one of those behind the last place
+RESERVE = 4  # an entry that turns out worse on more seeds, or equal to a better one, makes room for one of those behind the last place
+
+T = TypeVar("T")
 
 
 class Entry(NamedTuple):
@@ -23,8 +25,25 @@ class Entry(NamedTuple):
         return self.outcome.fitness
 
 
+def distinct(ranked: Iterable[T], scores: Callable[[T], tuple[float, ...]]) -> list[T]:
+    """Without those that a better one equals: with the same score on the first seeds to the last bit they train alike, whatever their text.
+
+    Args:
+        ranked: programs, best first.
+        scores: a program's fitness on each block of seeds, of which all have the first.
+
+    Example:
+        >>> distinct([("a", (0.5, 0.1)), ("b", (0.4,)), ("c", (0.5,))], lambda program: program[1])
+        [('a', (0.5, 0.1)), ('b', (0.4,))]
+    """
+    found: dict[float, T] = {}
+    for program in ranked:
+        found.setdefault(scores(program)[0], program)
+    return list(found.values())
+
+
 class HallOfFame:
-    """The ``size`` best programs; ties are broken by hash, so the order of arrival does not matter."""
+    """The ``size`` best programs that train differently; ties are broken by hash, so the order of arrival does not matter."""
 
     def __init__(self, size: int):
         self._size = size
@@ -38,7 +57,7 @@ class HallOfFame:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The best, in order."""
-        return tuple(self._kept[: self._size])
+        return tuple(distinct(self._kept, lambda entry: entry.outcome.scores)[: self._size])
 
     def put(self, entry: Entry) -> None:
         """Enters a program, or what is newly known of it; one that failed is not in it."""

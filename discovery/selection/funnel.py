@@ -23,6 +23,7 @@ from ..interrupt import Stop, interruptible
 from ..language import Program, extended_operations, load, operations, parse, prune, to_text
 from ..ledger import Best, EvaluationRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, locked
 from ..recorder import Recorder
+from ..search.hall_of_fame import distinct
 from .baselines import baselines
 from .levels import Level, SelectionConfig, make_level
 from .placing import Placing, Request, placing, promoted, wanted
@@ -130,7 +131,10 @@ def _versions(
         )
     if len(schedules) != 1:
         raise ConfigError(f"the searches have different schedules ({', '.join(sorted(schedules))}); select among those of one")
-    entrants = {best.hash: source.name for source in reversed(sources) for best, _ in source.finalists[: config.entrants]}
+    finalists = [(best, source.name) for source in sources for best, _ in source.finalists[: config.entrants]]
+    entrants: dict[str, str] = {}
+    for best, name in distinct(finalists, lambda finalist: finalist[0].scores):
+        entrants.setdefault(best.hash, name)
     if not entrants:
         raise ConfigError("none of the searches has a finalist")
     courses = {s.name: [list(improvement) for improvement, _ in s.course] for s in sources} if config.validation.tasks else {}

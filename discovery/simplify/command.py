@@ -72,7 +72,7 @@ class Simplify:
         if done.better is not None:
             program, verdict = done.better
             out.print(
-                f"left alone, since it is better by {-verdict.difference:.2f} ({len(program.statements)} statements, --gain takes it):"
+                f"left alone, since it is better by {-verdict.difference:.2f} ({len(program.statements)} statements, --gain inf takes it):"
             )
             out.print(to_short_text(readable(program)))
         if self.output is None:

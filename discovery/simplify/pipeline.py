@@ -13,6 +13,7 @@ from ..evaluate.rates import best_factor
 from ..evaluate.training_run import evaluate, prepare
 from ..language import SCHEDULE, Program, ProgramError, extended_operations, infer, is_live, prune, simplify_exact
 from ..language.message import shown
+from ..selection.funnel import refuse_final
 from .exact import exact
 from .judge import EXTENSION, Judge, Verdict
 from .naming import readable
@@ -111,7 +112,7 @@ def simplify(
 
     Raises:
         ProgramError: the program is none. ValueError: a setting outside its range, or the program fails on the tasks.
-        DataError: a task's data are missing.
+        ConfigError: a task is a final variant. DataError: a task's data are missing.
 
     >>> from ..language import load, to_text
     >>> print(to_text(simplify(load("momentum")).program))
@@ -121,6 +122,7 @@ def simplify(
         return update, m
     """
     settings.check()
+    refuse_final(tasks)
     infer(program)
     if not is_live(prune(program)):
         raise ProgramError("the gradient never reaches the update: nothing that can be simplified and still learn")
@@ -170,9 +172,10 @@ class _Session:
         """The last program that new seeds do not speak against, readable."""
         confirmed, fitness = None, None
         if confirming is not None:
+            proven = self._accepted[0][0]  # the exact form, equal whatever seeds say
             for program, steps in reversed(self._accepted):
                 confirmed = confirming(program)
-                if confirmed.accepted or confirmed.difference < self.settings.tolerance:
+                if confirmed.accepted or confirmed.difference < self.settings.tolerance or program == proven:
                     self.program, self._steps = program, self._steps[:steps]
                     break
             fitness = confirming.standing()

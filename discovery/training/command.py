@@ -20,7 +20,7 @@ class Train:
     """an optax rule, a shipped program (program:NAME where both have the name), a program file, or an exported best.py"""
     schedule: Annotated[str, tyro.conf.arg(metavar="NAME|FILE|plateau|autolrs|pbt")] = "linear"
     """learning-rate schedule (see `stepsmith schedules`), a file (.csv, .json, .py:FUNCTION), plateau (falls where the training loss
-    does not), or one to be found around the learning rate: autolrs (meanwhile, as published), autolrs:cooled (meanwhile, each candidate
+    does not), or one to be found around the learning rate: autolrs (meanwhile, after the paper), autolrs:cooled (meanwhile, each candidate
     judged behind a fall to zero), pbt or pbt:MEMBERS (by population-based training)"""
     learning_rate: Annotated[float | None, option("FLOAT", "the rule's own")] = None
     """the highest; of a program that holds its rate inside its formula, a factor of it"""

@@ -33,7 +33,7 @@ from .rules import Prepared, evaluated, prepare
 from .schedule_loop import AnyTask, TaskLoop
 from .schedule_sources import check_output, destinations
 
-AUTOLRS = "autolrs"  # in the place of a schedule's name, as published; with a colon and a kind of search: 'autolrs:cooled'
+AUTOLRS = "autolrs"  # in the place of a schedule's name, after the paper; with a colon and a kind of search: 'autolrs:cooled'
 SEARCHES = {"": stages.scaled, "cooled": stages.cooled}
 SPAN = 30.0  # rates are searched from the learning rate divided by it to the learning rate times it
 BATCH = 5  # candidates run at once, as a vmapped batch
@@ -69,7 +69,7 @@ def make_online(
     """The rule and how its rates are searched.
 
     Args:
-        schedule: 'autolrs', as published, or 'autolrs:cooled', see `stages.cooled`.
+        schedule: 'autolrs', after the paper, or 'autolrs:cooled', see `stages.cooled`.
         optimizer: as in `rules.make_rule`, and there for the learning rate, the centre of the search, and the weight decay.
         steps: length of the run.
         learning_rate: the rule's own where None.
@@ -82,7 +82,7 @@ def make_online(
     """
     kind = schedule.partition(":")[2]
     if kind not in SEARCHES or schedule == f"{AUTOLRS}:":
-        raise ValueError(f"--schedule {schedule}: there is {AUTOLRS}, as published, and {AUTOLRS}:cooled")
+        raise ValueError(f"--schedule {schedule}: there is {AUTOLRS}, after the paper, and {AUTOLRS}:cooled")
     gp.check_library()
     prepared = prepare(optimizer, learning_rate, weight_decay)
     centre = prepared.settings["learning_rate"]

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import tyro
 
-from ...schedules import ScheduleError
+from ...schedules import SAMPLINGS, ScheduleError
 from ...schedules import registry as schedules
 from ..terminal.options import option
 from ..terminal.output import out, print_table
@@ -62,6 +62,9 @@ class Schedules:
         characters = BLOCKS if _prints(BLOCKS) else ASCII
         drawn = {name: sparkline(curve, characters) for name, curve in curves.items()}
         print_table([{"schedule": name, "curve": drawn.get(name, ""), "what": summaries[name]} for name in names], False)
+        if not self.names:
+            rates = ", ".join(f":{name}" for name in SAMPLINGS)
+            out.print(f"each is read at every step; a sampling rate behind a name reads it less often: {rates} (rex:50-75)")
         if self.plot is not None:
             out.print(f"drew {self.plot}")
         return 0

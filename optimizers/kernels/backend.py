@@ -16,8 +16,12 @@ class BackendError(ValueError):
 
 
 def platform() -> str:
-    """What jax compiles for by default: ``cpu``, ``gpu`` or ``tpu``. Where JAX_PLATFORMS says it, no device is opened to find out."""
-    named = (jax.config.values["jax_platforms"] or "").partition(",")[0]
+    """What jax compiles for here: ``cpu``, ``gpu`` or ``tpu``; that of `jax.default_device` where it is set.
+
+    Where that or JAX_PLATFORMS says it, no device is opened to find out.
+    """
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    named = getattr(chosen, "platform", chosen) or (jax.config.values["jax_platforms"] or "").partition(",")[0]
     return {"cuda": "gpu", "rocm": "gpu"}.get(named, named) or jax.default_backend()
 
 

@@ -144,7 +144,7 @@ def replace(fn: Callable[..., Any], table: Mapping[str, Callable[[jax.Array], ja
     """The function with the primitives of a table computed by their formulas.
 
     Args:
-        fn: plain jax, without loops or branches of `jax.lax` around what is to be replaced.
+        fn: plain jax, loops and branches of `jax.lax` among it.
         table: name of a primitive of one argument -> formula.
 
     Example:
@@ -174,7 +174,17 @@ def _evaluate(jaxpr: core.Jaxpr, consts: Any, args: list[Any], table: Mapping[st
             inner = equation.params[_CALLS[equation.primitive.name]]
             outputs = _evaluate(inner.jaxpr, inner.consts, inputs, table)
         else:
-            outputs = equation.primitive.bind(*inputs, **equation.params)
+            params = {name: _replaced(value, table) for name, value in equation.params.items()}
+            outputs = equation.primitive.bind(*inputs, **params)
             outputs = outputs if equation.primitive.multiple_results else [outputs]
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _replaced(value: Any, table: Mapping[str, Callable[[jax.Array], jax.Array]]) -> Any:
+    """A primitive's parameter, with what it holds of branches and of loops' bodies evaluated as the rest is."""
+    if isinstance(value, tuple):
+        return tuple(_replaced(each, table) for each in value)
+    if isinstance(value, core.ClosedJaxpr):
+        return jax.make_jaxpr(lambda *args: _evaluate(value.jaxpr, value.consts, list(args), table))(*value.in_avals)
+    return value

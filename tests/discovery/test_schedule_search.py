@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import statistics
 
 import pytest
 
@@ -116,8 +117,15 @@ def test_a_joint_search_starts_from_a_rule_with_linear_decay(tmp_path):
     config = dataclasses.replace(SMALL, kind="joint", initial="adamw_corrected", budget="6", finalists=1)
     run = search(config, tmp_path / "run", workers=1)
     assert run.config().schedule == "constant" and run.config().language == "extended"
+    assert run.config().learning_rate_factors == (10.0, 30.0, 100.0)
     with Ledger.open(run.folder / "ledger.sqlite") as ledger:
         first = ledger.births()[0]
+        runs = ledger.evaluations(first.hash)
+    yardsticks = {name: Yardstick(*values) for name, values in run.status()["versions"]["yardsticks"].items()}
+    seeds = [r for r in runs if r.seed in run.config().search_seeds]
+    best = {(r.task, r.seed): min(o.loss for o in seeds if (o.task, o.seed) == (r.task, r.seed)) for r in seeds}
+    expected = statistics.fmean([(math.log(loss) - yardsticks[task].log_loss) / yardsticks[task].scale for (task, _), loss in best.items()])
+    assert first.fitness == pytest.approx(expected, rel=1e-6), "the best rate on each task counts"
     assert first.status == "ok" and first.program == with_schedule(load("adamw_corrected"), load("linear")).to_json()
 
 

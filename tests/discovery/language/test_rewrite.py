@@ -114,7 +114,7 @@ DIFFERENT = [
     ("g / g", "1.0"),
     ("m / v * v", "m"),
     ("m / sqrt(m * m)", "sign(m)"),
-    ("sqrt(g)", "sqrt(negative(v)) + g"),
+    ("sqrt(square(g))", "g"),
     ("g ** 0.5", "sqrt(g)"),
     ("reciprocal(g) * g", "1.0"),
     ("g + 0.0 * log(v)", "g"),

@@ -16,7 +16,7 @@ from stepsmith.discovery.search import (
     random_search,
     regularized_evolution,
 )
-from stepsmith.discovery.search.hall_of_fame import Entry, HallOfFame
+from stepsmith.discovery.search.hall_of_fame import RESERVE, Entry, HallOfFame
 
 GOLDEN = Path(__file__).parent / "golden.json"
 ADAMW = load("adamw")
@@ -248,7 +248,7 @@ def _entry(program_hash, *scores, status=Status.OK):
 
 
 def test_hall_of_fame():
-    entries = [_entry("c", 2.0), _entry("a", 1.0), _entry("b", 1.0), _entry("d", 0.5), _entry("e", 3.0)]
+    entries = [_entry("c", 2.0), _entry("a", 1.0), _entry("b", 0.75, 1.25), _entry("d", 0.5), _entry("e", 3.0)]
     halls = HallOfFame(3), HallOfFame(3)
     for entry in entries:
         halls[0].put(entry)
@@ -266,6 +266,17 @@ def test_hall_of_fame_takes_in_what_becomes_known():
     hall.put(_entry("b", status=Status.DIVERGED))
     assert [e.hash for e in hall.entries] == ["a", "c"]
     assert hall.entries[0].outcome.error == 1.5
+
+
+def test_programs_that_train_alike_have_one_place():
+    """Told by their score on the first seeds; the others wait for its place."""
+    hall = HallOfFame(2)
+    assert hall.capacity == 2 * RESERVE
+    for name, *scores in (("a", 0.25, 0.5), ("b", 0.25), ("c", 0.75), ("d", 1.0)):
+        hall.put(_entry(name, *scores))
+    assert [entry.hash for entry in hall.entries] == ["b", "c"]
+    hall.put(_entry("b", 0.25, 2.0))
+    assert [entry.hash for entry in hall.entries] == ["a", "c"]
 
 
 if __name__ == "regenerate":

@@ -8,8 +8,9 @@ from obfuscation import outputs, same
 
 from stepsmith.discovery import cli, simplify
 from stepsmith.discovery.language import ProgramError, canonical_hash, load, parse, to_text
-from stepsmith.discovery.simplify import Settings, to_short_text
+from stepsmith.discovery.simplify import Settings, pipeline, to_short_text
 from stepsmith.discovery.simplify.exact import exact
+from stepsmith.discovery.simplify.judge import Verdict
 
 # Of the parts that a quadratic does not need: a bound that is never met, and a sign in other words.
 PADDED = """def train(w, g, m, lr):
@@ -69,6 +70,36 @@ def test_without_tasks_only_what_can_be_proved():
 
 
 @pytest.mark.heavy
+def test_what_new_seeds_refuse_is_left_for_the_last_form_that_they_do_not():
+    """In the end the exact form, which is equal whatever seeds say."""
+    texts = ("    update = sign(g) * lr\n", "    x = sign(g) * lr\n    update = x + 0.0\n", "    update = g * lr\n")
+    shorter, proven, other = (parse(f"def train(w, g, lr):\n{text}    return update") for text in texts)
+
+    class OfNewSeeds:
+        better, factor, runs = staticmethod(lambda: None), 1.0, 0
+
+        def __init__(self, taken):
+            self.taken = taken
+
+        def __call__(self, program):
+            return Verdict(program in self.taken, 1.0, 0.5, 1.5, 8)
+
+        def standing(self):
+            return 0.0, -0.1, 0.1
+
+    def finished(*taken):
+        session = pipeline._Session(proven, Settings(), lambda done, total, seconds: None)
+        session.adopt(proven, "exact", "", None)
+        session.adopt(shorter, "tolerant", "", None)
+        session.adopt(other, "tolerant", "", None)
+        return session.finish(OfNewSeeds(taken))
+
+    for taken, expected, steps in (((other, shorter), other, 2), ((shorter,), shorter, 1), ((), proven, 0)):
+        done = finished(*taken)
+        assert canonical_hash(done.program) == canonical_hash(expected)
+        assert [step.stage for step in done.steps[:steps]] == ["tolerant"] * steps and len(done.steps) <= steps + 1
+
+
 def test_interruption_keeps_what_was_accepted():
     calls = []
 
@@ -168,6 +199,7 @@ BAD = {
     "no program": ("bad.txt", ["bad.txt", "line 2", "eval"]),
     "no gradient": ("blind.txt", ["gradient"]),
     "unknown task": ("lion --tasks digit_mlp -o x.txt", ["unknown task 'digit_mlp'", "digits_mlp"]),
+    "a final variant": ("lion --tasks stepsmith.discovery.benchmark.workloads:table_values_final", ["final variant", "meta"]),
     "one seed": ("lion --tasks quadratic --seeds 1", ["seeds", "2 to"]),
     "no tolerance": ("lion --tolerance 0", ["tolerance", "above 0"]),
     "tolerance that is no number": ("lion --tolerance x", ["--tolerance", "no number"]),

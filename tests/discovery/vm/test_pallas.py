@@ -125,25 +125,28 @@ def test_random_programs(mutants, target, interpret, close, at_an_edge):
     programs, codes, expected = mutants
     params, gradients = _draw()
     found = _by_kernel(codes, params, gradients, target, interpret)
-    differ = [i for i in range(len(codes)) if not close(found[i], expected[i])]
-    assert len(differ) <= len(programs) / 16
-    # Where it is rounding that makes the difference, a nudge of the gradients makes one too.
-    nudged = [_by_reference([codes[i] for i in differ], params, [g * (1 + nudge) for g in gradients]) for nudge in NUDGES]
-    for place, i in enumerate(differ):
-        steady = all(close(each[place], expected[i]) for each in nudged)
-        assert not steady or at_an_edge(programs[i], found[i], expected[i]), programs[i]
+    _assert_alike(programs, codes, params, gradients, expected, found, close, at_an_edge)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_random_shapes(mutants, target, close):
-    """Half of the programs with reductions; of what differs at random inputs, see above."""
-    rng = np.random.default_rng(3)
+def test_random_shapes(mutants, target, close, at_an_edge):
+    """Half of the programs with reductions; other shapes for each target."""
+    rng = np.random.default_rng(3 + TARGETS.index(target))
     shapes = [tuple(rng.integers(0, 14, rng.integers(0, 4)).tolist()) for _ in range(8)]
-    codes = [*mutants[1][: CANDIDATES // 2], *mutants[1][-CANDIDATES // 2 :]]
+    programs, codes = ([*each[: CANDIDATES // 2], *each[-CANDIDATES // 2 :]] for each in mutants[:2])
     params, gradients = _draw(tuple(shapes))
     expected, found = _by_reference(codes, params, gradients), _by_kernel(codes, params, gradients, target)
+    _assert_alike(programs, codes, params, gradients, expected, found, close, at_an_edge)
+
+
+def _assert_alike(programs, codes, params, gradients, expected, found, close, at_an_edge):
+    """Few differ, and where it is rounding that makes the difference, a nudge of the gradients makes one too."""
     differ = [i for i in range(len(codes)) if not close(found[i], expected[i])]
     assert len(differ) <= len(codes) / 16
+    nudged = [_by_reference([codes[i] for i in differ], params, [g * (1 + nudge) for g in gradients]) for nudge in NUDGES if differ]
+    for place, i in enumerate(differ):
+        steady = all(close(each[place], expected[i]) for each in nudged)
+        assert not steady or at_an_edge(programs[i], found[i], expected[i]), programs[i]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -187,9 +187,17 @@ PLATFORMS = {"cuda": "gpu", "rocm": "gpu", "gpu": "gpu", "tpu": "tpu", "cpu": "c
 
 @pytest.mark.parametrize("named", [*PLATFORMS, "", None])
 def test_platform_is_what_jax_was_told_or_finds(named, monkeypatch):
-    told = SimpleNamespace(values={"jax_platforms": named})
+    told = SimpleNamespace(values={"jax_platforms": named}, jax_default_device=None)
     monkeypatch.setattr(backend, "jax", SimpleNamespace(config=told, default_backend=lambda: "what jax finds"))
     assert backend.platform() == PLATFORMS.get(named, "what jax finds")
+    for device in (SimpleNamespace(platform="tpu"), "tpu"):
+        told.jax_default_device = device
+        assert backend.platform() == "tpu"
+
+
+def test_the_default_device_comes_before_the_platforms():
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert backend.platform() == jax.config.jax_default_device.platform == "cpu"
 
 
 def test_what_cannot_run_says_why(monkeypatch):
@@ -212,7 +220,7 @@ def test_what_cannot_run_says_why(monkeypatch):
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_a_kernel_runs_where_it_is_asked_for_and_plain_xla_else(platform, monkeypatch):
-    """fused=True asks for the kernel where there is one; a code of the states does not."""
+    """fused=True asks for the kernel where there is one; a code of the states alone does not."""
     monkeypatch.setattr(backend, "platform", lambda: platform)
     params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
 
@@ -224,8 +232,8 @@ def test_a_kernel_runs_where_it_is_asked_for_and_plain_xla_else(platform, monkey
         (optimizers.adamw, optimizers.adamw_8bit, optimizers.fused_adamw),
     ):
         assert not any(map(has_kernel, (plain(0.1), eight_bit(0.1), fused(0.1).transformation)))
-        asked = (plain(0.1, fused=True), fused(0.1, backend="auto").transformation)
-        assert [has_kernel(rule) for rule in asked] == [platform != "cpu"] * 2
+        asked = (plain(0.1, fused=True), eight_bit(0.1, fused=True), fused(0.1, backend="auto").transformation)
+        assert [has_kernel(rule) for rule in asked] == [platform != "cpu"] * 3
 
 
 def test_a_kernel_that_takes_no_array_says_so(monkeypatch):

@@ -93,3 +93,13 @@ def test_functions_that_a_compiler_may_lack(name, target):
     params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
     rule = Rule(lambda w, g, states, s: (getattr(jnp, name)(g), ()), (), lambda count: {})
     target(lambda backend: fuse(rule, backend=backend).step, (params, params, jax.eval_shape(fuse(rule).init, params)))
+
+
+def test_branches_and_loops_around_such_functions(target):
+    def update(w, g, states, s):
+        x = jax.lax.cond(s["rate"] > 0, lambda: jnp.expm1(g), lambda: jnp.sign(g))
+        return jax.lax.fori_loop(0, 3, lambda i, y: jnp.cbrt(y) * i, x), ()
+
+    params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+    rule = Rule(update, (), lambda count: {"rate": 0.5})
+    target(lambda backend: fuse(rule, backend=backend).step, (params, params, jax.eval_shape(fuse(rule).init, params)))

@@ -55,5 +55,19 @@ def test_replace_reaches_into_jitted_functions_and_leaves_the_rest():
     assert "tanh" in text and not any(f" {name} " in text for name in ("asinh", "cbrt", "sign"))
 
 
+def test_replace_reaches_into_branches_and_loops():
+    def fn(x, k):
+        x = jax.lax.cond(k > 0, jnp.expm1, lambda y: jnp.sign(y) + k, x)
+        x, seen = jax.lax.scan(lambda y, i: (jnp.arcsinh(y) + i, jnp.cbrt(y)), x, jnp.arange(3.0))
+        return jax.lax.while_loop(lambda y: jnp.cosh(y[0]) > 1.5, lambda y: y / 2, x), seen
+
+    x, replaced = jnp.linspace(-3, 3, 50), substitutes.replace(fn, substitutes.TPU)
+    for k in (0.5, -0.5):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7), replaced(x, k), fn(x, k))
+    text = str(jax.make_jaxpr(replaced)(x, 0.5))
+    assert all(f" {name}[" in text for name in ("cond", "scan", "while"))
+    assert not any(f" {name} " in text for name in ("expm1", "sign", "asinh", "cbrt", "cosh"))
+
+
 def test_every_bound_has_a_formula_and_every_formula_a_bound():
     assert {function.__name__ for function in substitutes.TPU.values()} == set(substitutes.BOUNDS)

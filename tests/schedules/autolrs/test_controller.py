@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from stepsmith.schedules.autolrs import stages
+from stepsmith.schedules.autolrs import controller, stages
 from stepsmith.schedules.autolrs.controller import Loop, advance, falling, run
+from stepsmith.schedules.autolrs.forecast import compressed, forecast, steadied
 from stepsmith.schedules.autolrs.replay import to_schedule
 from stepsmith.schedules.autolrs.settings import BayesError, ExpectedImprovement, LowerConfidenceBound
 from stepsmith.schedules.autolrs.stages import AutoLRSConfig, begin, cooled, found, process_config, scaled
@@ -220,6 +221,25 @@ def test_the_acquisition_is_chosen_and_chooses_the_rates():
     assert tried["lcb"][:first] == tried["ei"][:first]
     assert not set(tried["lcb"][first:]) & set(tried["ei"][first:])
     assert max(ends.values()) < Quadratic().loss() / 10
+
+
+def test_the_process_is_told_forecasts_of_steadied_windows_and_how_wide_they_are(monkeypatch):
+    tell, told = controller.bayes.tell, []
+
+    def seen(config, process, points, values, variances):
+        told.extend(zip(points[:, 0], values, variances, strict=True))
+        return tell(config, process, points, values, variances)
+
+    monkeypatch.setattr(controller.bayes, "tell", seen)
+    run(dataclasses.replace(CONFIG, steps=100), Quadratic().loop())
+    assert len(told) == CONFIG.candidates
+    windows = [np.array(Quadratic().run(rate, CONFIG.window)) for rate, _, _ in told]
+    for (_, value, variance), losses in zip(told, windows, strict=True):
+        if np.isfinite(losses).all():
+            promised = compressed(forecast(steadied(losses, windows[0]), 100), float(windows[0].mean()))
+            assert (
+                value == pytest.approx(float(promised.loss)) and variance == pytest.approx(float(promised.deviation) ** 2) and variance > 0
+            )
 
 
 def test_validation_losses_judge_candidates_of_long_stages():
