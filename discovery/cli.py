@@ -98,7 +98,7 @@ class Status:
         if isinstance(folder, Selection):
             return show(folder, self.json)
         run = Run(self.run)
-        status, finalists, front = run.status(), run.hall_of_fame(), run.front() if self.front else []
+        status, finalists, front = run.status(), run.hall_of_fame(), run.front()
         if self.json:
             lists = {"hall_of_fame": finalists} | ({"front": front} if self.front else {})
             return print_json({**status, **{name: [dataclasses.asdict(f) for f in fs] for name, fs in lists.items()}})
@@ -111,7 +111,7 @@ class Status:
         if status["selection"] is not None:
             out.print(f"selection: {status['selection']['status']}, {seconds_text(status['selection']['elapsed'])}")
             print_selection(status["selection"])
-        print_hall_of_fame(finalists)
+        print_hall_of_fame(finalists, front)
         if self.front:
             out.print("Pareto front of fitness (on new seeds between two finalists, else the search's), statements, states and operations:")
             print_finalists(front)
@@ -310,7 +310,7 @@ def _fail(message: str, code: int) -> None:
 
 def _report(run: Run) -> int:
     status, finalists = run.status(), run.hall_of_fame()
-    print_hall_of_fame(finalists)
+    print_hall_of_fame(finalists, run.front())
     hits = status["cached"] / max(status["told"], 1)
     elapsed, digest = seconds_text(status["elapsed"]), run.digest()[:16]
     out.print(f"{status['evaluated']} programs evaluated in {elapsed}, {status['births']} born, cache hits {hits:.0%}; digest {digest}")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ def print_table(rows: list[dict[str, Any]], as_json: bool, empty: str = "nothing
     return 0
 
 
-def print_hall_of_fame(finalists: list[Finalist]) -> None:
-    """The finalists, best first, and the program of the first."""
+def print_hall_of_fame(finalists: list[Finalist], front: Sequence[Finalist] = ()) -> None:
+    """The finalists, best first, those of the Pareto front marked, and the program of the first."""
     if not finalists:
         out.print("no program has succeeded yet")
         return
-    print_finalists(finalists)
+    print_finalists(finalists, front)
     out.print("fitness: log loss against tuned AdamW (0), in units of a learning rate off by a factor of 3.2; lower is better\n")
     out.print(finalists[0].text + "\n")
 
@@ -60,9 +61,9 @@ def print_best_file(path: Path, finalists: list[Finalist]) -> None:
         out.print(f"the best {what}: {path}")
 
 
-def print_finalists(finalists: list[Finalist]) -> None:
-    """A row for each program: what it is worth and what it costs."""
-    levels = any(f.level for f in finalists)
+def print_finalists(finalists: list[Finalist], front: Sequence[Finalist] = ()) -> None:
+    """A row for each program: what it is worth, what it costs, and whether it is among those that no other one beats in all of that."""
+    levels, unbeaten = any(f.level for f in finalists), {f.hash for f in front}
     rows = [
         {
             "rank": f.rank,
@@ -73,6 +74,7 @@ def print_finalists(finalists: list[Finalist]) -> None:
             "statements": f.statements,
             "states": f.states,
             "operations": f.operations,
+            **({"front": "*" if f.hash in unbeaten else ""} if unbeaten else {}),
             "program": f.hash[:8],
         }
         for f in finalists

@@ -203,6 +203,9 @@ def test_a_run_in_tables_and_json(stepsmith, folder):
     assert code == 0 and status["evaluated"] == 40 and [row["rank"] for row in status["hall_of_fame"]] == [1, 2, 3]
     code, out, _ = stepsmith("status", "done")
     assert code == 0 and out.startswith("done: finished") and status["hall_of_fame"][0]["text"] in out
+    unbeaten = {finalist.hash[:8] for finalist in Run("done").front()}
+    rows = {row["hash"][:8]: next(line for line in out.splitlines() if line.endswith(row["hash"][:8])) for row in status["hall_of_fame"]}
+    assert {program for program, line in rows.items() if line.split()[-2] == "*"} == unbeaten & set(rows) != set()
     code, out, _ = stepsmith("runs", "--folder", ".", "--json")
     rows = [(row["run"], row["kind"], row["status"], row["programs"]) for row in json.loads(out)]
     assert code == 0 and rows == [("corrupt", None, "damaged", None), ("done", "search", "finished", 40)]
