@@ -153,6 +153,8 @@ class Evaluate:
         chosen = {"studies": self.studies, **({"per_study": self.trials_per_study} if self.ruleset == "external" else {})}
         searched = search_steps(done.config.entries)
         by = {unit: done.standings(self.reference, unit == "seconds", not self.alone, **chosen) for unit in ("steps", "seconds")}
+        if searched:
+            by["steps_with_search"] = done.standings(self.reference, False, not self.alone, added=searched, **chosen)
         for unit, standings in by.items():
             report.write_csv(done.path / f"{unit}.csv", standings, unit)
             report.draw(done.path / f"{unit}.png", standings, unit, f"{len(standings[0].ratios)} workloads, {self.ruleset} tuning")
@@ -161,9 +163,9 @@ class Evaluate:
             return print_json({**standings_by_unit, "search_steps": searched})
         for unit, standings in by.items():
             over = next(s.entry for s in standings if math.isnan(s.p_value))
-            out.print(f"by {unit} to the target, speed-ups over {over}:", style="bold")
+            out.print(f"by {unit.replace('_', ' ')} to the target, speed-ups over {over}:", style="bold")
             print_table(report.rows(standings), False)
-        for line in report.of_search(searched):
+        for line in report.of_search(searched, "counted in the last table alone"):
             out.print(line, markup=False)
         if held_out := [name for name in done.config.workloads if name not in by["steps"][0].ratios]:
             out.print(f"held out, a miss costs the base workload: {', '.join(held_out)}")

@@ -28,14 +28,14 @@ def rows(standings: Sequence[Standing]) -> list[dict[str, Any]]:
     ]
 
 
-def of_search(search_steps: Mapping[str, int]) -> list[str]:
+def of_search(search_steps: Mapping[str, int], counted: str = "not counted above") -> list[str]:
     """A line for each entry whose schedule a search found, for people: what a table of steps leaves out.
 
     >>> of_search({"adam@found.json": 280})
     ['adam@found.json: its schedule took 280 steps of search, not counted above; with them each run of it is 280 steps longer']
     """
     return [
-        f"{label}: its schedule took {steps} steps of search, not counted above; with them each run of it is {steps} steps longer"
+        f"{label}: its schedule took {steps} steps of search, {counted}; with them each run of it is {steps} steps longer"
         for label, steps in search_steps.items()
     ]
 

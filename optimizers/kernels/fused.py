@@ -22,9 +22,9 @@ import numpy as np
 import optax
 
 from . import xla
-from .backend import AUTO, INTERPRET_TPU, INTERPRET_TRITON, TPU, XLA, resolve
+from .backend import AUTO, INTERPRET_TPU, INTERPRET_TRITON, TPU, XLA, BackendError, resolve
 from .blockwise import Blockwise, num_blocks, zeros
-from .elementwise import require_elementwise
+from .elementwise import lacking, require_elementwise
 from .rounding import LARGEST, derive
 from .rule import Leaf, Mode, Rule, State, compute_dtype, numbers
 
@@ -59,13 +59,14 @@ def fuse(rule: Rule, mask: Mask = None, backend: str | None = None, stochastic_r
     Args:
         rule: the update, its states and its numbers.
         mask: where weights decay: a tree of booleans (also one that stops above the leaves), or a function from parameters to one.
-        backend: one of `backend.BACKENDS`. None is plain XLA; ``auto`` the platform's kernel, and plain XLA on a CPU.
+        backend: one of `backend.BACKENDS`. None is plain XLA; ``auto`` the platform's kernel, and plain XLA on a CPU and for a rule with a
+            function that the kernel's compiler lacks (`elementwise.LACKING`).
         stochastic_rounding: round new bfloat16 parameters at random, so that small steps add up in the mean. `step` only: the
             transformation leaves the sum to optax, which rounds to nearest.
         seed: of the rounding, here and of coded states; from 0 to 2**32 - 1.
 
     Raises:
-        BackendError: the backend is not known or cannot run here.
+        BackendError: the backend is not known, cannot run here, or lacks a function of the rule.
         ValueError: the rule is not elementwise; the seed is out of its range. When it is used: parameters that are no floats, are
             missing, or have more than 2**31 - 1 elements in one array where random bits are drawn; gradients or states that are
             not shaped like them.
@@ -79,6 +80,10 @@ def fuse(rule: Rule, mask: Mask = None, backend: str | None = None, stochastic_r
     """
     if backend not in (None, AUTO):
         resolve(backend)  # says at once what cannot run
+        if missing := lacking(rule, backend):
+            raise BackendError(
+                f"backend {backend!r}: its compiler lacks {', '.join(missing)}, which this rule uses; give 'auto', then XLA runs it"
+            )
     if not 0 <= seed < 2**32:
         raise ValueError(f"the seed must be from 0 to 2**32 - 1, got {seed}")
     require_elementwise(rule)
@@ -136,7 +141,8 @@ def _run(
     full = [leaf for leaf in leaves if leaf.arrays[0].size]
     if backend == TPU:
         _warn_of_none(full)
-    done = iter(_runner(resolve(backend))(rule, full, scalars, key, mode))
+    chosen = resolve(backend)
+    done = iter(_runner(XLA if lacking(rule, chosen) else chosen)(rule, full, scalars, key, mode))
     results = [_packed(leaf, next(done) if leaf.arrays[0].size else [leaf.arrays[0], *leaf.arrays[2:]]) for leaf in leaves]
     first, *states = (treedef.unflatten([row[i] for row in results]) for i in range(len(columns) - 1))
     return first, FusedState(jnp.asarray(optax.safe_increment(state.count)), tuple(states))

@@ -299,7 +299,7 @@ def test_a_target_of_another_version_is_asked_for_and_can_be_set(tmp_path, monke
     assert targets.get(SMALL) == 2.0
 
 
-def test_the_steps_of_a_search_for_a_schedule_are_named_under_the_table(tmp_path, stepsmith):
+def test_the_steps_of_a_search_for_a_schedule_are_counted_in_a_table_of_their_own(tmp_path, stepsmith):
     found = tmp_path / "found.json"
     save_recorded(found, optax.linear_schedule(0.1, 0.0, 50), 50, search_steps=280)
     entry_of_it = f"sgd@{found}"
@@ -309,8 +309,15 @@ def test_the_steps_of_a_search_for_a_schedule_are_named_under_the_table(tmp_path
     code, out, err = stepsmith(*command)
     assert code == 0, err
     said = " ".join(out.split())
-    assert "found.json: its schedule took 280 steps of search, not counted above" in said and said.count("of search") == 1
-    assert json.loads(stepsmith(*command, "--json")[1])["search_steps"] == {entry_of_it: 280}
+    assert "found.json: its schedule took 280 steps of search, counted in the last table alone" in said and said.count("of search") == 1
+    assert said.index("by seconds to the target") < said.index("by steps with search to the target")
+    printed = json.loads(stepsmith(*command, "--json")[1])
+    assert printed["search_steps"] == {entry_of_it: 280}
+    plain, searched = ({s["entry"]: s for s in printed[unit]} for unit in ("steps", "steps_with_search"))
+    for name in plain:
+        steps, longer = (each[name]["times"][SMALL] for each in (plain, searched))
+        assert longer == (steps if steps is None or name != entry_of_it else steps + 280)
+    assert searched[entry_of_it]["speedup"] < plain[entry_of_it]["speedup"]
 
 
 BAD = {

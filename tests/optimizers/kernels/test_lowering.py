@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from stepsmith import optimizers
-from stepsmith.optimizers.kernels import Rule, backend, fuse, substitutes
+from stepsmith.optimizers.kernels import Rule, backend, elementwise, fuse, substitutes
 
 SHAPES = {"bias": (768,), "odd": (1001,), "scalar": (), "empty": (0,), "matrix": (256, 512), "ragged": (515, 513)}
 KERNELS = {"cuda": ("gpu", "pallas-triton", "__gpu$xla.gpu.triton"), "tpu": ("tpu", "pallas-tpu", "tpu_custom_call")}
@@ -103,3 +103,30 @@ def test_branches_and_loops_around_such_functions(target):
     params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
     rule = Rule(update, (), lambda count: {"rate": 0.5})
     target(lambda backend: fuse(rule, backend=backend).step, (params, params, jax.eval_shape(fuse(rule).init, params)))
+
+
+UNARY = (
+    *("abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "bessel_i0e", "bessel_i1e", "cbrt", "ceil", "cos", "cosh", "digamma"),
+    *("erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "lgamma", "log", "log1p", "logistic", "neg", "reciprocal", "round"),
+    *("rsqrt", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh"),
+)
+BINARY = ("add", "atan2", "div", "igamma", "igammac", "max", "min", "mul", "nextafter", "polygamma", "pow", "rem", "sub", "zeta")
+
+
+@pytest.mark.parametrize("name", [*UNARY, *BINARY])
+def test_what_a_compiler_lacks_is_left_to_xla(name, request, target, monkeypatch):
+    """And the rest is not."""
+    backend_name = KERNELS[request.node.callspec.params["target"]][1]
+    fn = getattr(jax.lax, name)
+    rule = Rule(lambda w, g, states, s: (fn(g) if name in UNARY else fn(g, w), ()), (), lambda count: {})
+    params = {"a": jax.ShapeDtypeStruct((256, 512), jnp.float32)}
+    arguments = (params, params, jax.eval_shape(fuse(rule).init, params))
+    if name not in elementwise.LACKING[backend_name]:
+        target(lambda backend: fuse(rule, backend=backend).step, arguments)
+        return
+    with pytest.raises(backend.BackendError, match=f"{backend_name}.*lacks {name},.*'auto'"):
+        fuse(rule, backend=backend_name)
+    assert "pallas_call" not in str(jax.make_jaxpr(fuse(rule, backend=backend.AUTO).step)(*arguments))
+    monkeypatch.setitem(elementwise.LACKING, backend_name, frozenset())
+    with pytest.raises(NotImplementedError):
+        target(lambda backend: fuse(rule, backend=backend).step, arguments)
