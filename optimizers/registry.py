@@ -13,6 +13,7 @@ import optax
 from optax import contrib
 
 from .adamw import adamw, adamw_8bit
+from .discovered import muon_rows
 from .lion import lion, lion_8bit
 
 _CALLED = {"b1": ("b1", "momentum", "beta"), "b2": ("b2",), "weight_decay": ("weight_decay",)}
@@ -106,6 +107,12 @@ _ROWS = (
     Optimizer("amsgrad", optax.amsgrad, "Adam with the largest second moment so far (Reddi et al., arXiv:1904.09237)", 1e-3),
     Optimizer("novograd", optax.novograd, "Adam with one second moment per layer (Ginsburg et al., arXiv:1905.11286)", 0.01),
     Optimizer("muon", _muon, "orthogonalised momentum for matrices, AdamW elsewhere (Jordan et al., 2024)", 0.01),
+    Optimizer(
+        "muon_rows",
+        muon_rows,
+        "orthogonalised momentum times the root of the rows, Adam's direction elsewhere (found here; its card: optimizers/discovered)",
+        0.0147,
+    ),
     Optimizer(
         "schedule_free_adamw",
         contrib.schedule_free_adamw,
