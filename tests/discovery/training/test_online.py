@@ -298,8 +298,8 @@ def test_a_missing_library_is_named_before_anything_is_trained(monkeypatch):
     ("options", "message"),
     [
         (["--schedule", "autolrs", "--learning-rate", "0"], "must be above 0"),
-        (["--schedule", "autolrs:hot"], "there is autolrs, as published, and autolrs:cooled"),
-        (["--schedule", "autolrs:"], "there is autolrs, as published, and autolrs:cooled"),
+        (["--schedule", "autolrs:hot"], "there is autolrs, after the paper, and autolrs:cooled"),
+        (["--schedule", "autolrs:"], "there is autolrs, after the paper, and autolrs:cooled"),
         (["--schedule", "autolrs", "--steps", "5"], "too short"),
         (["--schedule", "autolrs", "--checkpoint", "there", "--checkpoint-every", "5"], "leave out --checkpoint-every"),
         (["--schedule", "autolrs", "--save-schedule", "nowhere/there.json"], "there is no folder"),

@@ -22,7 +22,7 @@ def _printed(monkeypatch, encoding, *arguments):
 
 
 def test_every_schedule_has_a_curve_in_a_line(monkeypatch):
-    lines = _printed(monkeypatch, "utf-8").splitlines()[1:-3]
+    lines = _printed(monkeypatch, "utf-8").splitlines()[1:-4]
     curves = {line.split()[0]: line.split()[1] for line in lines}
     assert list(curves) == list(schedules.names())
     assert all(len(curve) == 24 and set(curve) <= set(BLOCKS) for curve in curves.values())
@@ -31,7 +31,8 @@ def test_every_schedule_has_a_curve_in_a_line(monkeypatch):
 
 
 def test_what_comes_of_the_training_is_listed_without_a_curve(stepsmith, tmp_path):
-    lines = stepsmith("schedules")[1].splitlines()[-3:]
+    *lines, rates = stepsmith("schedules")[1].splitlines()[-4:]
+    assert all(f":{name}" in rates for name in schedules.SAMPLINGS)
     assert [line.split()[0] for line in lines] == ["plateau", "autolrs", "pbt"] and not any(set(line) & set(BLOCKS) for line in lines)
     rows = json.loads(stepsmith("schedules", "rex", "plateau", "--json")[1])
     assert [row["schedule"] for row in rows if row["values"] is None] == ["plateau"]
