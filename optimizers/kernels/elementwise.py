@@ -1,6 +1,7 @@
 """Whether a rule treats every element alike, and which of its functions a kernel's compiler lacks, read from what jax makes of it."""
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -41,16 +42,17 @@ def require_elementwise(rule: Rule) -> None:
         )
 
 
-def lacking(rule: Rule, backend: str) -> list[str]:
+@lru_cache(maxsize=64)  # asked at each step that is not compiled
+def lacking(rule: Rule, backend: str) -> tuple[str, ...]:
     """The functions in a rule that the compiler of a backend's kernels lacks, by jax's names.
 
     Example:
         >>> rule = Rule(lambda w, g, states, s: (jax.lax.erf(g), ()), (), lambda count: {})
         >>> lacking(rule, TRITON), lacking(rule, TPU)
-        (['erf'], [])
+        (('erf',), ())
     """
     absent = LACKING.get(backend)
-    return sorted(absent.intersection(_primitives(_traced(rule)))) if absent else []
+    return tuple(sorted(absent.intersection(_primitives(_traced(rule))))) if absent else ()
 
 
 def _traced(rule: Rule) -> core.Jaxpr:
