@@ -91,7 +91,7 @@ def _programs(config: SearchConfig) -> tuple[Program, Program | None]:
         raise ConfigError(
             f"initial {config.initial!r} is of kind {initial.kind}, which a search of kind {config.kind} cannot start from{mend}"
         )
-    if not is_live(prune(initial)):
+    if not is_live(initial):
         what = (
             "its multiplier depends neither on the time nor on what a schedule may observe"
             if initial.kind == SCHEDULE
@@ -103,7 +103,7 @@ def _programs(config: SearchConfig) -> tuple[Program, Program | None]:
     if config.kind != "schedule":
         return initial, None
     rule = load(config.rule)
-    if rule.kind == SCHEDULE or not is_live(prune(rule)):
+    if rule.kind == SCHEDULE or not is_live(rule):
         raise ConfigError(f"rule {config.rule!r} is no update rule that the gradient reaches")
     with_schedule(rule, initial)
     return initial, rule

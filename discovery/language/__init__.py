@@ -6,7 +6,7 @@ form in `normal/`), `interpret.py` is the plain reference for what a program doe
 operations, `compose.py` puts a rule and a schedule together. `programs/` holds the shipped rules and schedules.
 """
 
-from .canonical import canonical_hash, depends_on_gradient, is_live, prune
+from .canonical import canonical_hash, is_live, prune
 from .compose import holds_schedule, with_schedule
 from .interpret import as_transformation
 from .ops import OPS, Kind, Op
@@ -27,7 +27,6 @@ __all__ = [
     "Statement",
     "as_transformation",
     "canonical_hash",
-    "depends_on_gradient",
     "extended_operations",
     "holds_schedule",
     "infer",

@@ -1,44 +1,111 @@
 """The exact tier of canonical form: what a program computes, whatever its names, the order and the form of its statements.
 
-`prune` removes statements that never reach an output, also across steps: a state that only feeds itself is dead, which a
-fixed point over the states finds. `canonical_hash` is the digest of the normal form of what is left (`normal`): renaming,
-order, repeated computation, dead code, identities and the scales of states do not change it. Programs with equal hashes
-compute equal outputs, to rounding, wherever all values are finite.
+`data_flow` has what reaches the update, also across steps, as a graph in which each computation is one object; a state that
+only feeds itself is not in it. `prune` removes the statements that are not. `canonical_hash` is the digest of the normal form
+of what is left (`normal`): renaming, order, repeated computation, dead code, identities and the scales of states do not change
+it. Programs with equal hashes compute equal outputs, to rounding, wherever all values are finite.
 """
 
-from hashlib import blake2b
+from typing import Any, NamedTuple
 
 from .normal.flow import normal_form
 from .ops import OPS
-from .program import OBSERVED_INPUTS, SCHEDULE, Argument, Program, Statement
+from .program import OBSERVED_INPUTS, SCHEDULE, UPDATE, Argument, Program, Statement
 
-MEMO_SIZE = 100_000  # programs
-_memo: dict[bytes, str] = {}  # digest of a data flow -> digest of its normal form; a cache alone
-
+MEMO_SIZE = 200_000  # computations, and programs
 _COMMUTATIVE = frozenset(name for name, op in OPS.items() if op.commutative)
 
 
-def live(program: Program) -> tuple[list[int], frozenset[str]]:
-    """The statements that can ever reach the update, and the states that can.
+# The inputs of which one has to reach the output: a rule learns from the gradient, a schedule follows the time or what it observes.
+_FOLLOWED = {UPDATE: frozenset({"g"}), SCHEDULE: frozenset({"step", "progress", *OBSERVED_INPUTS})}
 
-    Returns:
-        Indices of the live statements, in order, and the names of the live states.
+
+class Computation:
+    """An input, or an operation of other computations and of constants: the same object wherever it occurs."""
+
+    __slots__ = ("reads",)
+
+    def __init__(self, reads: frozenset[str]):
+        self.reads = reads  # inputs of the step that it depends on
+
+
+Computed = Computation | float  # a variable may be the copy of a constant
+
+# Caches alone: operation and arguments, or the name of an input -> computation; data flow -> digest of its normal form.
+_computations: dict[tuple[Any, ...], Computed] = {}
+_hashes: dict["DataFlow", str] = {}
+
+
+class DataFlow(NamedTuple):
+    """What reaches the update of a program: most programs that differ in names, order, repeated or dead code alone share it.
+
+    Attributes:
+        update: its computation.
+        states: name and next value of each state that the update depends on, in order of the inputs.
     """
-    states, output = program.states, program.outputs[0]
-    backwards = list(enumerate(program.statements))[::-1]
-    needed: set[str] = set()  # states whose value from the last step is read
-    while True:
-        wanted: set[Argument] = {output, *needed}
-        kept: list[int] = []
-        for index, (target, _, args) in backwards:
-            if target in wanted:
-                wanted.discard(target)
-                wanted.update(args)
-                kept.append(index)
-        reads = {state for state in states if state in wanted}
-        if reads <= needed:
-            return kept[::-1], frozenset(needed)
-        needed |= reads
+
+    update: Computed
+    states: tuple[tuple[str, Computed], ...]
+
+
+def data_flow(program: Program) -> DataFlow:
+    """The data flow of a program, pruned or not, in which every variable is assigned before use.
+
+    >>> from .text import parse
+    >>> one = parse("def train(w, g, m, lr):\\n    x = g + w\\n    update = x * lr\\n    return update, m")
+    >>> other = parse("def train(w, g, m, lr):\\n    m = sin(g)\\n    update = lr * (w + g)\\n    return update, m")
+    >>> data_flow(one) == data_flow(other)
+    True
+    """
+    if len(_computations) > MEMO_SIZE or len(_hashes) > MEMO_SIZE:
+        _computations.clear()
+        _hashes.clear()
+    known = _computations
+    values: dict[Argument, Computed] = {name: known.get((name,)) or _input(name) for name in program.inputs}
+    for target, op, args in program.statements:
+        call = (op, *[values[a] if a.__class__ is str else a for a in args])
+        values[target] = known.get(call) or _computation(call)
+    update = values[program.outputs[0]]
+    reads, states = _reads(update), frozenset[str]()
+    while more := [state for state in program.states if state in reads and state not in states]:
+        states = states.union(more)
+        reads = reads.union(*[_reads(values[state]) for state in more])
+    return DataFlow(update, tuple([(state, values[state]) for state in program.states if state in states]))
+
+
+def _input(name: str) -> Computed:
+    return _computations.setdefault((name,), Computation(frozenset((name,))))
+
+
+def _computation(call: tuple[Any, ...]) -> Computed:
+    """One that is not known in this order of its arguments."""
+    op, *args = call
+    if op == "copy":
+        found = args[0]
+    elif op in _COMMUTATIVE and (op, *args[::-1]) in _computations:
+        found = _computations[(op, *args[::-1])]
+    else:
+        found = Computation(frozenset().union(*map(_reads, args)))
+    _computations[call] = found
+    return found
+
+
+def _reads(value: Computed) -> frozenset[str]:
+    return value.reads if isinstance(value, Computation) else frozenset()
+
+
+def live_statements(program: Program, flow: DataFlow) -> list[Statement]:
+    """The statements of a program that can ever reach its update, in order."""
+    wanted: set[Argument] = {program.outputs[0], *[state for state, _ in flow.states]}
+    kept: list[Statement] = []
+    for statement in reversed(program.statements):
+        target, _, args = statement
+        if target in wanted:
+            wanted.discard(target)
+            wanted.update(args)
+            kept.append(statement)
+    kept.reverse()
+    return kept
 
 
 def prune(program: Program) -> Program:
@@ -54,17 +121,23 @@ def prune(program: Program) -> Program:
         update = g * lr
         return update
     """
-    kept, states = live(program)
-    statements = tuple([program.statements[index] for index in kept])
-    extra = program.extra
+    return _pruned(program, data_flow(program))
+
+
+def _pruned(program: Program, flow: DataFlow) -> Program:
+    statements, extra = live_statements(program, flow), program.extra
     if extra:
         read = {argument for statement in statements for argument in statement.args}
         extra = tuple([name for name in extra if name in read])
-    return Program(statements, tuple([name for name in program.states if name in states]), extra, program.kind)
+    return Program(tuple(statements), tuple([state for state, _ in flow.states]), extra, program.kind)
 
 
-def canonical_hash(program: Program) -> str:
+def canonical_hash(program: Program, flow: DataFlow | None = None) -> str:
     """A digest of what the program computes, 32 hexadecimal characters; the program need not be pruned.
+
+    Args:
+        program: any program in which every variable is assigned before use.
+        flow: its data flow, where it is known.
 
     >>> from .text import parse
     >>> one = parse('''def train(w, g, m, lr):
@@ -80,54 +153,15 @@ def canonical_hash(program: Program) -> str:
     >>> canonical_hash(one) == canonical_hash(other)
     True
     """
-    return canonical_hash_of_pruned(prune(program))
-
-
-def canonical_hash_of_pruned(pruned: Program) -> str:
-    """`canonical_hash` of a program that `prune` returned."""
-    flow = _data_flow(pruned)
-    known = _memo.get(flow)
+    flow = flow or data_flow(program)
+    known = _hashes.get(flow)
     if known is None:
-        if len(_memo) >= MEMO_SIZE:
-            _memo.clear()
-        known = _memo[flow] = normal_form(pruned).digest
+        known = _hashes[flow] = normal_form(_pruned(program, flow)).digest
     return known
 
 
-def _data_flow(pruned: Program) -> bytes:
-    """A digest that renaming, order, commuted arguments and repeated computation do not change: cheap, and told apart far more."""
-    digests: dict[Argument, bytes] = {name: name.encode() for name in pruned.inputs}
-    for statement in pruned.statements:
-        digests[statement.target] = _digest(statement, digests)
-    parts = [digests[pruned.outputs[0]]]
-    parts += [state.encode() + b"=" + digests[state] for state in sorted(pruned.states)]
-    return blake2b(b";".join(parts), digest_size=16).digest()
-
-
-def _digest(statement: Statement, digests: dict[Argument, bytes]) -> bytes:
-    op = statement.op
-    parts = [repr(a).encode() if a.__class__ is float else digests[a] for a in statement.args]
-    if op == "copy":
-        return parts[0]
-    if op in _COMMUTATIVE:
-        parts.sort()
-    return blake2b(op.encode() + b"(" + b",".join(parts) + b")", digest_size=16).digest()
-
-
-def is_live(pruned: Program) -> bool:
-    """Whether a pruned program depends on what it has to: a rule on the gradient, a schedule on the time or what it observes."""
-    return _reads(pruned, {"step", "progress", *OBSERVED_INPUTS}) if pruned.kind == SCHEDULE else depends_on_gradient(pruned)
-
-
-def depends_on_gradient(pruned: Program) -> bool:
-    """Whether the gradient reaches the update of a pruned program at all; a rule without it cannot learn."""
-    return _reads(pruned, {"g"})
-
-
-def _reads(pruned: Program, inputs: set[str]) -> bool:
-    """Whether one of these inputs is read before it is overwritten."""
-    for statement in pruned.statements:
-        if not inputs.isdisjoint(statement.args):
-            return True
-        inputs.discard(statement.target)
-    return False
+def is_live(program: Program, flow: DataFlow | None = None) -> bool:
+    """Whether a program depends on what it has to: a rule on the gradient, a schedule on the time or what it observes."""
+    update, states = flow or data_flow(program)
+    followed = _FOLLOWED[program.kind]
+    return any(not followed.isdisjoint(_reads(value)) for value in (update, *[value for _, value in states]))

@@ -9,7 +9,7 @@ logarithms act on the absolute value; ``power``, ``reciprocal``, ``cosine_sim`` 
 Rows marked `extended` are not the paper's: they make the opt-in language in which rules for layers and matrices can be
 said (LAMB's kin, Adafactor, Muon), and rules whose rate follows the loss; `matrices.py` holds their formulas.
 
-Kinds of values and how they widen (the cast table is `JOIN`): a scalar is one number for the whole model, a leaf scalar
+Kinds of values, from the narrowest, and two that meet widen to the wider: a scalar is one number for the whole model, a leaf scalar
 one number per parameter array, an array a pytree shaped like the parameters.
 """
 
@@ -43,10 +43,6 @@ class Shape(enum.Enum):
     GLOBAL = "global"  # arrays -> scalar
     CLIP = "clip"  # array, scalar -> array
     INTERPOLATE = "interpolate"  # a, b, scalar weight -> as wide as the wider of a and b
-
-
-# JOIN[a][b]: the kind that a and b widen to when they meet in an elementwise operation.
-JOIN = tuple(tuple(Kind(max(a, b)) for b in range(3)) for a in range(3))
 
 
 @dataclass(frozen=True)

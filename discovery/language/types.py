@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from .ops import JOIN, OF_SCALARS, OPS, Kind, Shape
+from .ops import OF_SCALARS, OPS, Kind, Shape
 from .program import SCHEDULE, Argument, Program, ProgramError
 
 _FIXED = {"w": Kind.ARRAY, "g": Kind.ARRAY, "lr": Kind.SCALAR}
 _SHAPES = {name: op.shape for name, op in OPS.items()}
 _ARITY = {name: op.arity for name, op in OPS.items()}
+_ARITY_OF_MAPS = {name: op.arity for name, op in OPS.items() if op.shape is Shape.MAP}
 
 
 def infer(program: Program, lines: Sequence[int] | None = None, last_line: int | None = None) -> list[Kind]:
@@ -32,19 +33,23 @@ def infer(program: Program, lines: Sequence[int] | None = None, last_line: int |
     >>> [kind.name for kind in infer(program)]
     ['LEAF', 'ARRAY']
     """
-    kinds = {**dict.fromkeys(program.states, Kind.ARRAY), **dict.fromkeys(program.extra, Kind.SCALAR)}
-    if program.kind != SCHEDULE:
-        kinds |= _FIXED
+    kinds = input_kinds(program)
     inferred: list[Kind] = []
-    for index, statement in enumerate(program.statements):
+    of_scalars = program.kind == SCHEDULE
+    for index, (target, op, args) in enumerate(program.statements):
         try:
-            kind = _infer(statement.op, statement.args, kinds)
+            if _ARITY_OF_MAPS.get(op) == len(args):  # by far the most frequent
+                kind = max([Kind.SCALAR if argument.__class__ is float else kinds[argument] for argument in args])
+            else:
+                kind = kind_of(op, args, kinds)
+            if of_scalars and (kind is not Kind.SCALAR or _SHAPES[op] not in OF_SCALARS):
+                raise ProgramError(f"{op} works on arrays, a schedule has none")
+        except KeyError as error:
+            raise ProgramError(_unassigned(error), lines[index] if lines else index + 2) from None
         except ProgramError as error:
             raise ProgramError(error.reason, lines[index] if lines else index + 2) from None
-        kinds[statement.target] = kind
+        kinds[target] = kind
         inferred.append(kind)
-        if program.kind == SCHEDULE and (kind is not Kind.SCALAR or _SHAPES[statement.op] not in OF_SCALARS):
-            raise ProgramError(f"{statement.op} works on arrays, a schedule has none", lines[index] if lines else index + 2)
     if program.outputs[0] not in kinds:
         raise ProgramError(f"`{program.outputs[0]}` is never assigned", last_line)
     return inferred
@@ -63,14 +68,23 @@ def operations(program: Program) -> int:
     return sum(OPS[s.op].cost for s, kind in zip(program.statements, infer(program), strict=True) if kind is Kind.ARRAY)
 
 
-def _infer(op: str, args: tuple[Argument, ...], kinds: dict[str, Kind]) -> Kind:
+def input_kinds(program: Program) -> dict[Argument, Kind]:
+    """The kinds of a program's inputs."""
+    kinds: dict[Argument, Kind] = {**dict.fromkeys(program.states, Kind.ARRAY), **dict.fromkeys(program.extra, Kind.SCALAR)}
+    return kinds if program.kind == SCHEDULE else kinds | _FIXED
+
+
+def kind_of(op: str, args: tuple[Argument, ...], kinds: dict[Argument, Kind]) -> Kind:
+    """The kind of one operation's value, given the kinds of all variables; a ProgramError where the arguments do not fit."""
     shape = _SHAPES.get(op)
     if shape is None or _ARITY[op] != len(args):
         raise ProgramError(f"no operation {op!r} of {len(args)} argument(s)")
-    if shape is Shape.MAP:  # by far the most frequent
-        first = _kind(args[0], kinds)
-        return first if len(args) == 1 else JOIN[first][_kind(args[1], kinds)]
-    found = [_kind(argument, kinds) for argument in args]
+    try:
+        found = [Kind.SCALAR if argument.__class__ is float else kinds[argument] for argument in args]
+    except KeyError as error:
+        raise ProgramError(_unassigned(error)) from None
+    if shape is Shape.MAP:
+        return max(found)
     if shape in (Shape.CONSTANT, Shape.GLOBAL, Shape.OBSERVED):
         return Kind.SCALAR
     if shape is Shape.PER_ARRAY or shape is Shape.LEAF_CONSTANT:
@@ -78,17 +92,12 @@ def _infer(op: str, args: tuple[Argument, ...], kinds: dict[str, Kind]) -> Kind:
     if shape is Shape.MATRIX:
         return Kind.ARRAY
     if shape is Shape.SELECT:
-        return max(Kind.LEAF, JOIN[found[0]][found[1]])
+        return max(Kind.LEAF, *found)
     if found[-1] is not Kind.SCALAR:
         role = "bound" if shape is Shape.CLIP else "weight"
         raise ProgramError(f"the {role} of {op} must be a scalar, {args[-1]} is one of kind {found[-1].name.lower()}")
-    return Kind.ARRAY if shape is Shape.CLIP else JOIN[found[0]][found[1]]
+    return Kind.ARRAY if shape is Shape.CLIP else max(found[:2])
 
 
-def _kind(argument: Argument, kinds: dict[str, Kind]) -> Kind:
-    if argument.__class__ is float:
-        return Kind.SCALAR
-    try:
-        return kinds[argument]  # pyright: ignore[reportArgumentType]
-    except KeyError:
-        raise ProgramError(f"{argument!r} is used before it is assigned") from None
+def _unassigned(error: KeyError) -> str:
+    return f"{error.args[0]!r} is used before it is assigned"

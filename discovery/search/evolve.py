@@ -109,5 +109,5 @@ def _tell(config: EvolutionConfig, state: SearchState, candidate: Candidate, fit
     if config.restart_after and state.stagnant >= config.restart_after and state.best is not None:
         return state._replace(population=(state.best,), stagnant=0, restarts=state.restarts + 1)
     member = Member(candidate.birth, candidate.program, candidate.hash, fitness)
-    older = tuple(m._replace(fitness=fitness) if m.hash == member.hash else m for m in state.population)
+    older = [m._replace(fitness=fitness) if m.hash == member.hash and m.fitness != fitness else m for m in state.population]
     return state._replace(population=(*older, member)[-config.population_size :])

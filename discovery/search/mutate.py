@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import NamedTuple
 
-from ..language.canonical import canonical_hash_of_pruned, is_live, prune
+from ..language.canonical import canonical_hash, data_flow, is_live, live_statements
 from ..language.message import shown
 from ..language.ops import SAMPLED, SAMPLED_EXTENDED, SAMPLED_SCALAR, Op
 from ..language.program import (
@@ -23,7 +23,7 @@ from ..language.program import (
     ProgramError,
     Statement,
 )
-from ..language.types import infer
+from .draft import Change, Draft
 
 MAX_NEUTRAL = 16
 
@@ -90,74 +90,88 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
         extended: whether children may be of the extended language.
     """
     rejected, neutral = 0, 0
-    live = prune(parent)
+    draft = Draft.of(_widened(parent, extended))
     while True:
-        program, mutation = mutant(parent, random, config, extended)
+        change = _draw(draft.program, random, config, extended)
         try:
-            infer(program)
+            kinds = draft.kinds_after(change)
         except ProgramError:
             rejected += 1
             continue
-        pruned = prune(program)
-        if not is_live(pruned) or len(pruned.states) > config.max_states:
-            rejected += 1
-            continue
-        child_hash = parent_hash if pruned == live else canonical_hash_of_pruned(pruned)
-        if child_hash != parent_hash or neutral == MAX_NEUTRAL:
-            return Child(program, child_hash, mutation, rejected, len(pruned.statements), neutral)
-        parent, neutral = program, neutral + 1
+        if draft.is_neutral(change) and draft.states <= config.max_states:
+            draft, child_hash = draft.after(change, kinds), parent_hash
+        else:
+            program = change.applied(draft.program)
+            flow = data_flow(program)
+            if not is_live(program, flow) or len(flow.states) > config.max_states:
+                rejected += 1
+                continue
+            child_hash = canonical_hash(program, flow)
+            if child_hash != parent_hash:
+                return Child(program, child_hash, change.mutation, rejected, len(live_statements(program, flow)), neutral)
+            draft = Draft.from_parts(program, kinds, flow)
+        if neutral == MAX_NEUTRAL:
+            return Child(draft.program, child_hash, change.mutation, rejected, draft.live, neutral)
+        neutral += 1
 
 
 def mutant(parent: Program, random: Random, config: MutationConfig, extended: bool = False) -> tuple[Program, str]:
     """One mutation, whether or not the result is valid."""
-    if extended or parent.kind == SCHEDULE:
-        observed = OBSERVED_INPUTS if extended and parent.kind == SCHEDULE else ()
-        parent = replace(parent, extra=(*OPTIONAL_INPUTS, *observed))  # pruning drops those that nothing reads
-    size = len(parent.statements)
+    parent = _widened(parent, extended)
+    change = _draw(parent, random, config, extended)
+    return change.applied(parent), change.mutation
+
+
+def _widened(parent: Program, extended: bool) -> Program:
+    """The program with all inputs that a mutation may use; pruning drops those that nothing reads."""
+    if not extended and parent.kind != SCHEDULE:
+        return parent
+    observed = OBSERVED_INPUTS if extended and parent.kind == SCHEDULE else ()
+    extra = (*OPTIONAL_INPUTS, *observed)
+    return parent if parent.extra == extra else replace(parent, extra=extra)
+
+
+def _draw(parent: Program, random: Random, config: MutationConfig, extended: bool) -> Change:
     if config.only_constants:
-        statements, mutation = _alter_constant(parent, random, config)
-        return replace(parent, statements=statements), mutation
+        return _alter_constant(parent, random, config)
+    size = len(parent.statements)
     insert = config.insert if size < config.max_statements else 0.0
     delete, alter = (config.delete, config.alter) if size else (0.0, 0.0)
     draw = random.random() * (insert + delete + alter)
     if draw < insert:
         ops = SAMPLED_SCALAR if parent.kind == SCHEDULE else SAMPLED_EXTENDED if extended else SAMPLED
-        statements, mutation = _insert(parent, random, config, ops)
-    elif draw < insert + delete:
-        statements, mutation = _delete(parent, random)
-    else:
-        statements, mutation = _alter(parent, random, config)
-    return replace(parent, statements=statements), mutation
+        return _insert(parent, random, config, ops)
+    return _delete(parent, random) if draw < insert + delete else _alter(parent, random, config)
 
 
 def _pick(random: Random, size: int) -> int:
     return int(random.random() * size)
 
 
-def _insert(parent: Program, random: Random, config: MutationConfig, ops: tuple[Op, ...]) -> tuple[tuple[Statement, ...], str]:
+def _insert(parent: Program, random: Random, config: MutationConfig, ops: tuple[Op, ...]) -> Change:
     at = _pick(random, len(parent.statements) + 1)
     variables = _variables(parent, at)
     op = ops[_pick(random, len(ops))]
-    args = tuple(_argument(variables, random, config) for _ in range(op.arity))
+    args = tuple([_argument(variables, random, config) for _ in range(op.arity)])
     everything = _variables(parent, len(parent.statements))
     if random.random() < config.fresh_target:
         target = next(name for name in (f"x{i}" for i in range(1, len(everything) + 2)) if name not in everything)
     else:
         target = everything[_pick(random, len(everything))]
-    inserted = Statement(target, op.name, args)
-    return (*parent.statements[:at], inserted, *parent.statements[at:]), f"insert {op.name} at {at}"
+    return Change(at, None, Statement(target, op.name, args), f"insert {op.name} at {at}")
 
 
-def _delete(parent: Program, random: Random) -> tuple[tuple[Statement, ...], str]:
+def _delete(parent: Program, random: Random) -> Change:
     at = _pick(random, len(parent.statements))
-    return parent.statements[:at] + parent.statements[at + 1 :], f"delete {parent.statements[at].op} at {at}"
+    old = parent.statements[at]
+    return Change(at, old, None, f"delete {old.op} at {at}")
 
 
-def _alter(parent: Program, random: Random, config: MutationConfig) -> tuple[tuple[Statement, ...], str]:
+def _alter(parent: Program, random: Random, config: MutationConfig) -> Change:
     at = _pick(random, len(parent.statements))
     statement = parent.statements[at]
     if not statement.args:
-        return parent.statements, "alter nothing"
+        return Change(at, statement, statement, "alter nothing")
     position = _pick(random, len(statement.args))
     old = statement.args[position]
     if isinstance(old, float) and random.random() < config.rescale:
@@ -165,10 +179,10 @@ def _alter(parent: Program, random: Random, config: MutationConfig) -> tuple[tup
     return _altered(parent, at, position, _argument(_variables(parent, at), random, config))
 
 
-def _alter_constant(parent: Program, random: Random, config: MutationConfig) -> tuple[tuple[Statement, ...], str]:
+def _alter_constant(parent: Program, random: Random, config: MutationConfig) -> Change:
     places = [(at, i) for at, s in enumerate(parent.statements) for i, argument in enumerate(s.args) if isinstance(argument, float)]
     if not places:
-        return parent.statements, "alter nothing"
+        return Change(0, None, None, "alter nothing")
     at, position = places[_pick(random, len(places))]
     old = parent.statements[at].args[position]
     assert isinstance(old, float)
@@ -180,11 +194,10 @@ def _rescaled(constant: float, random: Random) -> float:
     return scaled if math.isfinite(scaled) else constant
 
 
-def _altered(parent: Program, at: int, position: int, new: Argument) -> tuple[tuple[Statement, ...], str]:
-    statement = parent.statements[at]
-    args = (*statement.args[:position], new, *statement.args[position + 1 :])
-    altered = Statement(statement.target, statement.op, args)
-    return (*parent.statements[:at], altered, *parent.statements[at + 1 :]), f"alter argument {position} of {statement.op} at {at}"
+def _altered(parent: Program, at: int, position: int, new: Argument) -> Change:
+    old = parent.statements[at]
+    args = (*old.args[:position], new, *old.args[position + 1 :])
+    return Change(at, old, Statement(old.target, old.op, args), f"alter argument {position} of {old.op} at {at}")
 
 
 def _variables(program: Program, before: int) -> list[str]:

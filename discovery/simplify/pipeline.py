@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..evaluate.fitness import Evaluation, yardstick
 from ..evaluate.rates import best_factor
 from ..evaluate.training_run import evaluate, prepare
-from ..language import SCHEDULE, Program, ProgramError, extended_operations, infer, is_live, prune, simplify_exact
+from ..language import SCHEDULE, Program, ProgramError, extended_operations, infer, is_live, simplify_exact
 from ..language.message import shown
 from ..selection.funnel import refuse_final
 from .exact import exact
@@ -124,7 +124,7 @@ def simplify(
     settings.check()
     refuse_final(tasks)
     infer(program)
-    if not is_live(prune(program)):
+    if not is_live(program):
         raise ProgramError("the gradient never reaches the update: nothing that can be simplified and still learn")
     if program.kind == SCHEDULE:
         if tasks:

@@ -7,7 +7,7 @@ another has changed.
 from collections.abc import Iterator
 from random import Random
 
-from ..language import Program, ProgramError, canonical_hash, depends_on_gradient, infer, prune
+from ..language import Program, ProgramError, canonical_hash, infer, is_live
 from ..search import MutationConfig, mutant
 from .exact import exact
 
@@ -28,7 +28,7 @@ def shorter_mutants(program: Program, random: Random, num: int) -> Iterator[tupl
                 continue
             walked = candidate
             what.append(mutation)
-        if not depends_on_gradient(prune(walked)):
+        if not is_live(walked):
             continue
         shorter = exact(walked)
         key = canonical_hash(shorter)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..language import Kind, Program, ProgramError, Statement, depends_on_gradient, infer, prune, to_text
+from ..language import Kind, Program, ProgramError, Statement, infer, is_live, to_text
 from ..language.message import one_line
 from .exact import exact
 from .graph import Graph, fresh, redefine, substitute, to_graph, to_program
@@ -58,7 +58,7 @@ def _valid(graph: Graph) -> Program | None:
         infer(program)
     except ProgramError:
         return None
-    return program if depends_on_gradient(prune(program)) else None
+    return program if is_live(program) else None
 
 
 def _by_form(graph: Graph) -> Iterator[tuple[Graph, str]]:

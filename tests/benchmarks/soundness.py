@@ -21,9 +21,9 @@ from stepsmith.discovery.language import (
     Kind,
     ProgramError,
     canonical_hash,
-    depends_on_gradient,
     extended_operations,
     infer,
+    is_live,
     load,
     names,
     prune,
@@ -53,7 +53,7 @@ def walk(seed, extended=False):
             infer(candidate)
         except ProgramError:
             continue
-        if depends_on_gradient(prune(candidate)):
+        if is_live(candidate):
             program = candidate
     return program
 

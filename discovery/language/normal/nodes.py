@@ -12,9 +12,9 @@ DIGITS = 10
 PROTECTED = 1e-3
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)  # not frozen, which would make it several times slower to create
 class Node:
-    """An expression; equal digests mean equal values to rounding.
+    """An expression, never changed; equal digests mean equal values to rounding.
 
     Attributes:
         op: an operation of the language; ``one``; ``input`` (args: its name); ``product`` (args: pairs of node and
@@ -91,7 +91,7 @@ def number(coefficient: float) -> bytes:
     >>> number(1 - 0.9) == number(0.1)
     True
     """
-    return f"{coefficient:.{DIGITS}g}".encode()
+    return b"1" if coefficient == 1.0 else b"%.*g" % (DIGITS, coefficient)
 
 
 def input_node(name: str, kind: Kind, state: bool) -> Node:
@@ -106,7 +106,7 @@ def product_node(factors: tuple[tuple[Node, int], ...]) -> Node:
     parts, kind, total, nonnegative, positive, states = [b"product"], Kind.SCALAR, True, True, True, _NO_STATES
     for node, exponent in factors:
         parts.append(b"%s^%d" % (node.digest, exponent))
-        kind = max(kind, node.kind)
+        kind = node.kind if node.kind > kind else kind
         total = total and node.total
         nonnegative = nonnegative and (node.nonnegative or not exponent % 2)
         positive = positive and node.positive
@@ -119,7 +119,7 @@ def sum_node(terms: tuple[tuple[float, Node], ...]) -> Node:
     parts, kind, total, nonnegative, positive, states = [b"sum"], Kind.SCALAR, True, True, False, _NO_STATES
     for coefficient, node in terms:
         parts.append(b"%s*%s" % (number(coefficient), node.digest))
-        kind = max(kind, node.kind)
+        kind = node.kind if node.kind > kind else kind
         total = total and node.total
         nonnegative = nonnegative and node.nonnegative and coefficient > 0
         positive = positive or node.positive
@@ -159,7 +159,7 @@ _COMMUTATIVE = frozenset(name for name, op in OPS.items() if op.commutative)
 def _kind(op: str, nodes: list[Node]) -> Kind:
     shape = OPS[op].shape if op in OPS else None
     if shape is Shape.MAP or op == "vanish":
-        return max(node.kind for node in nodes)
+        return max([node.kind for node in nodes])
     if shape in (Shape.GLOBAL, Shape.CONSTANT, Shape.OBSERVED):
         return Kind.SCALAR
     if shape is Shape.INTERPOLATE:

@@ -74,7 +74,7 @@ _MERGING = frozenset({"sqrt", "abs", "sign", "exp", "cbrt", "vanish"})
 
 def _merged(found: Factors) -> tuple[float, Node]:
     """A product of atoms after the identities between atoms: sqrt(a)^2 = |a|, sign(a) * a = |a|, exp(a) * exp(b) = exp(a + b)..."""
-    if not any(node.op in _MERGING for node, _ in found.values()):
+    if _MERGING.isdisjoint([node.op for node, _ in found.values()]):
         return 1.0, from_factors(found.values())
     while (step := _merge_step(found)) is not None:
         found = step
@@ -189,32 +189,22 @@ def interpolate(one: Value, other: Value, weight: Value) -> Value:
     return add([one, scale(multiply(weight, one), -1.0), multiply(weight, other)])
 
 
-class _Terms:
-    """Like terms collected by digest."""
-
-    def __init__(self) -> None:
-        self.found: dict[bytes, list] = {}  # digest -> [coefficient, node, largest addend]
-
-    def add(self, coefficient: float, node: Node) -> None:
-        known = self.found.get(node.digest)
-        if known is None:
-            self.found[node.digest] = [coefficient, node, abs(coefficient)]
-        else:
-            known[0] += coefficient
-            known[2] = max(known[2], abs(coefficient))
-
-    def left(self) -> list[tuple[float, Node]]:
-        """What does not cancel; a term that does but may be infinite stays as a vanishing one."""
-        terms = _Terms()
-        for coefficient, node, largest in self.found.values():
-            if node.op == "vanish":
-                terms.found[node.digest] = [1.0, node, 1.0]
-            elif abs(coefficient) > CANCELLED * largest:
-                terms.add(coefficient, node)
-            elif not node.total:
-                vanished = vanishing(node)
-                terms.found[vanished.node.digest] = [1.0, vanished.node, 1.0]
-        return [(coefficient, node) for coefficient, node, _ in terms.found.values()]
+def _collected(terms: Sequence[tuple[float, Node]]) -> list[tuple[float, Node]]:
+    """Like terms together; what cancels is left out, or stays as a vanishing term where it may be infinite."""
+    found: dict[bytes, tuple[float, Node, float]] = {}  # digest -> coefficient, node, largest addend
+    for coefficient, node in terms:
+        before, _, largest = found.get(node.digest, (0.0, node, 0.0))
+        found[node.digest] = (before + coefficient, node, max(largest, abs(coefficient)))
+    left: dict[bytes, tuple[float, Node]] = {}
+    for digest, (coefficient, node, largest) in found.items():
+        if node.op == "vanish":
+            left[digest] = (1.0, node)
+        elif abs(coefficient) > CANCELLED * largest:
+            left[digest] = (coefficient, node)
+        elif not node.total:
+            vanished = vanishing(node)
+            left[vanished.node.digest] = (1.0, vanished.node)
+    return list(left.values())
 
 
 def add(values: Iterable[Value]) -> Value:
@@ -224,11 +214,7 @@ def add(values: Iterable[Value]) -> Value:
         common = _common(values)
         if common:
             return _drawn_out(common, values)
-    collected = _Terms()
-    for value in values:
-        for coefficient, node in _expanded(value):
-            collected.add(coefficient, node)
-    terms = collected.left()
+    terms = _collected([term for value in values for term in _expanded(value)])
     if not terms:
         return ZERO
     if len(terms) == 1:
@@ -236,15 +222,19 @@ def add(values: Iterable[Value]) -> Value:
     common = _common(terms)
     if common:
         return _drawn_out(common, terms)
-    terms.sort(key=lambda term: (term[1] is ONE, term[1].op == "vanish", term[1].digest))
+    terms.sort(key=_place)
     leading = terms[0][0] if terms[0][1].op != "vanish" else 1.0
-    monic = tuple((1.0 if node.op == "vanish" else coefficient / leading, node) for coefficient, node in terms)
+    monic = tuple([(1.0 if node.op == "vanish" else coefficient / leading, node) for coefficient, node in terms])
     return Value(leading, sum_node(monic))
 
 
+def _place(term: tuple[float, Node]) -> tuple[bool, bool, bytes]:
+    """The order of terms: the constant last."""
+    node = term[1]
+    return node is ONE, node.op == "vanish", node.digest
+
+
 def _expanded(value: Value) -> list[tuple[float, Node]]:
-    if not value.coefficient:
-        return []
     node = value.node
     if node.op == "sum":
         return [(value.coefficient * coefficient, term) for coefficient, term in node.args]
@@ -258,17 +248,18 @@ def _expanded(value: Value) -> list[tuple[float, Node]]:
     return [term for product in products for term in _expanded(product)]
 
 
-def _common(terms: Sequence[tuple[float, Node]]) -> list[tuple[Node, int]]:
+def _common(terms: Sequence[tuple[float, Node]]) -> Sequence[tuple[Node, int]]:
     """Atoms, with exponents, that divide every term."""
-    if any(node is ONE for _, node in terms):
-        return []
-    first = factors_of(terms[0][1])
-    rest = [{node.digest: exponent for node, exponent in factors_of(node)} for _, node in terms[1:]]
-    shared = [(node, min(exponent, *(other.get(node.digest, 0) for other in rest))) for node, exponent in first]
-    return [(node, exponent) for node, exponent in shared if exponent and node.op != "vanish"]
+    shared = factors_of(terms[0][1])
+    for _, node in terms[1:]:
+        if not shared:
+            return ()
+        exponents = {factor.digest: exponent for factor, exponent in factors_of(node)}
+        shared = [(factor, min(exponent, exponents[factor.digest])) for factor, exponent in shared if factor.digest in exponents]
+    return [factor for factor in shared if factor[0].op != "vanish"]
 
 
-def _drawn_out(common: list[tuple[Node, int]], terms: Iterable[tuple[float, Node]]) -> Value:
+def _drawn_out(common: Sequence[tuple[Node, int]], terms: Iterable[tuple[float, Node]]) -> Value:
     divisor = {node.digest: exponent for node, exponent in common}
     rest = add([Value(coefficient, _without(node, divisor)) for coefficient, node in terms])
     return multiply(rest, Value(1.0, from_factors(common)))

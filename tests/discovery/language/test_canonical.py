@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepsmith.discovery.language import ProgramError, canonical_hash, depends_on_gradient, infer, load, names, parse, prune, to_text
+from stepsmith.discovery.language import ProgramError, canonical_hash, infer, is_live, load, names, parse, prune, to_text
 from stepsmith.discovery.search import MutationConfig, mutant, mutate
 
 
@@ -24,7 +24,7 @@ def test_prune_removes_statements_dead_across_steps():
 def test_prune_keeps_a_chain_of_states():
     program = _program("update = m * lr", "m = v", "v = g")  # g reaches the update two steps later
     assert prune(program) == program
-    assert depends_on_gradient(program)
+    assert is_live(program)
 
 
 def test_prune_removes_a_state_overwritten_before_it_is_read():
@@ -43,10 +43,10 @@ def test_prune_of_lion_raw():
     assert prune(load("lion_raw")).states == ("v",)
 
 
-def test_depends_on_gradient():
-    assert not depends_on_gradient(prune(_program("m = g", "update = w * lr")))
-    assert not depends_on_gradient(prune(_program("g = w * lr", "update = g + m", "m = g")))
-    assert depends_on_gradient(prune(_program("g = g * lr", "update = g")))
+def test_is_live():
+    assert not is_live(_program("m = g", "update = w * lr"))
+    assert not is_live(_program("g = w * lr", "update = g + m", "m = g"))
+    assert is_live(_program("g = g * lr", "update = g"))
 
 
 BASE = ("a = g * 2.0", "b = w + m", "m = interp(a, m, 0.9)", "v = v + b", "update = m / v")

@@ -1,4 +1,4 @@
-"""The table of operations: its names against the paper's list, its stated special values, and the cast table."""
+"""The table of operations: its names against the paper's list, its stated special values, and how kinds widen."""
 
 import math
 
@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stepsmith.discovery.language import OPS, Kind, as_transformation, infer, parse
-from stepsmith.discovery.language.ops import ALIASES, INFIX, JOIN, SAMPLED, SAMPLED_EXTENDED, Shape
+from stepsmith.discovery.language import OPS, Kind, Program, Statement, as_transformation, infer, parse
+from stepsmith.discovery.language.ops import ALIASES, INFIX, SAMPLED, SAMPLED_EXTENDED, Shape
 
 # Chen et al. 2023, arXiv 2302.06675, appendix: 27 unary, 7 binary, 6 of linear algebra, 3 constants.
 UNARY = [
@@ -135,9 +135,14 @@ def test_reductions(expression, expected):
     np.testing.assert_allclose(_update_of(expression), expected, rtol=1e-6)
 
 
-def test_join_is_the_wider_kind():
+@pytest.mark.parametrize("op", ["add", "interp"])
+def test_two_kinds_join_to_the_wider(op):
     s, leaf, a = Kind.SCALAR, Kind.LEAF, Kind.ARRAY
-    assert ((s, leaf, a), (leaf, leaf, a), (a, a, a)) == JOIN
+    weight, variables = ("lr",) * (OPS[op].arity - 2), ("lr", "n", "g")
+    for one, kinds in zip(variables, ((s, leaf, a), (leaf, leaf, a), (a, a, a)), strict=True):
+        for other, kind in zip(variables, kinds, strict=True):
+            statements = (Statement("n", "norm", ("g",)), Statement("update", op, (one, other, *weight)))
+            assert infer(Program(statements))[1] is kind
 
 
 @pytest.mark.parametrize(
