@@ -117,7 +117,9 @@ class Coordinator:
             program = prune(program_of(best.first_birth))
             self._hall.put(Entry(best.hash, program, self._outcomes[best.hash], mean_losses(searched)))
         waiting = [birth for birth in births.values() if birth.told is None]
-        self._queue = deque(Candidate(b.index, program_of(b.index), b.hash, b.parent, b.mutation, 0) for b in waiting)
+        self._queue = deque(
+            Candidate(b.index, program := program_of(b.index), b.hash, b.parent, b.mutation, prune(program)) for b in waiting
+        )
         self._in_flight: set[str] = set()  # hashes of evaluations under way
         self._block_of: dict[int, int | None] = {birth.index: birth.block for birth in waiting}  # of the queue
         self._blocks = Blocks(self._config.replicates, state.get("blocks", {}))
@@ -154,7 +156,7 @@ class Coordinator:
 
     def _count_statements(self, candidate: Candidate) -> None:
         size, counters = len(candidate.program.statements), self._counters
-        redundant = counters.redundant + size - candidate.live
+        redundant = counters.redundant + size - len(candidate.pruned.statements)
         self._counters = counters._replace(statements=counters.statements + size, redundant=redundant)
 
     def _block(self, candidate: Candidate) -> int | None:
@@ -183,7 +185,7 @@ class Coordinator:
 
     def _submit_block(self, candidate: Candidate, block: int) -> None:
         config = self._config
-        job = self._job(candidate.birth, prune(candidate.program), config.block_seeds(block))
+        job = self._job(candidate.birth, candidate.pruned, config.block_seeds(block))
         if block == 0:  # further blocks are for programs that have shown what they are worth
             hurdle = config.hurdle if math.isfinite(config.hurdle) else None
             job = replace(job, hurdle=hurdle, limits=self._race.limits_of(candidate.birth), curves=self._race.calibrating)
@@ -267,7 +269,7 @@ class Coordinator:
             joined = self._observe_blocks(candidate.hash, joined)
         self._outcomes[candidate.hash] = joined
         self._recorder.scored(candidate.hash, joined)
-        self._hall.put(Entry(candidate.hash, prune(candidate.program), joined, mean_losses(result.evaluations)))
+        self._hall.put(Entry(candidate.hash, candidate.pruned, joined, mean_losses(result.evaluations)))
         return True
 
     def _observe_blocks(self, program_hash: str, scored: Outcome) -> Outcome:
@@ -295,7 +297,7 @@ class Coordinator:
     def _score_finalists(self) -> bool:
         """The hall of fame once more on seeds that the search has not seen; False if it is to stop before the end."""
         failpoints.reached("finalists")
-        entries = dict(enumerate(self._hall.entries))
+        entries = dict(enumerate(self._hall.finalists))
         for index, entry in entries.items():
             self._pool.submit(self._job(FINALIST_KEY + index, entry.program, self._config.finalist_seed_values))
         scores: dict[str, float] = {}

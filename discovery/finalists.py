@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from .evaluate import Outcome, Status
 from .language import Program, parse
+from .language.equality import different
 from .ledger import Best, Ledger, LevelRow
 from .search.hall_of_fame import RESERVE, distinct
 
@@ -55,7 +57,7 @@ class Finalist:
 def best_confirmed(ledger: Ledger, size: int) -> list[tuple[Best, float | None]]:
     """The hall of fame of a ledger, each program with its fitness on new seeds: by that where it is there, else by the search's."""
     confirmed = dict(ledger.state().get("finalists", []))
-    kept = distinct(ledger.best(RESERVE * size), lambda best: best.scores)[:size]
+    kept = islice(different(distinct(ledger.best(RESERVE * size), lambda best: best.scores), lambda best: parse(best.text)), size)
     found = [(best, confirmed.get(best.hash)) for best in kept]
     return sorted(found, key=lambda pair: (math.inf if pair[1] is None else pair[1], pair[0].fitness, pair[0].hash))
 

@@ -10,7 +10,7 @@ from ..tasks import registry as tasks
 from . import failpoints
 from .evaluate import Outcome, Result, Status
 from .evaluate.identity import digest_of
-from .language import operations, prune, to_text
+from .language import operations, to_text
 from .ledger import BirthRow, EvaluationRow, EventRow, Ledger, LevelRow, OutcomeRow, ProgramRow, Step, ToldRow
 from .search import Candidate
 
@@ -39,6 +39,7 @@ class Recorder:
         self._steps = {name: tasks.get(name).steps for name in versions}
         self._deterministic = deterministic
         self._identities: dict[str, Mapping[str, str]] = ledger.state().get("identities", {})  # digest -> what it stands for
+        self._digests: dict[tuple[tuple[str, str], ...], str] = {}  # a cache alone
         self._step = Step([], [], [], [], [], [], levels=[])
         self._last = time.monotonic()
 
@@ -51,7 +52,7 @@ class Recorder:
         self._append("births", BirthRow(c.birth, c.hash, c.parent, c.mutation, c.program.to_json(), block))
 
     def program(self, candidate: Candidate) -> None:
-        pruned = prune(candidate.program)
+        pruned = candidate.pruned
         row = ProgramRow(candidate.hash, len(pruned.statements), to_text(pruned), candidate.birth, len(pruned.states), operations(pruned))
         self._append("programs", row)
 
@@ -89,7 +90,8 @@ class Recorder:
 
     def _digest(self, identity: Mapping[str, str]) -> str:
         """The digest of a worker's identity; the state keeps what it stands for."""
-        digest = digest_of(identity)
+        key = tuple(identity.items())
+        digest = self._digests.get(key) or self._digests.setdefault(key, digest_of(identity))
         if digest not in self._identities:
             if self._identities and self._deterministic:
                 self._note_another(next(iter(self._identities.values())), identity)

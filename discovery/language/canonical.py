@@ -94,7 +94,7 @@ def _reads(value: Computed) -> frozenset[str]:
     return value.reads if isinstance(value, Computation) else frozenset()
 
 
-def live_statements(program: Program, flow: DataFlow) -> list[Statement]:
+def _live_statements(program: Program, flow: DataFlow) -> list[Statement]:
     """The statements of a program that can ever reach its update, in order."""
     wanted: set[Argument] = {program.outputs[0], *[state for state, _ in flow.states]}
     kept: list[Statement] = []
@@ -108,8 +108,8 @@ def live_statements(program: Program, flow: DataFlow) -> list[Statement]:
     return kept
 
 
-def prune(program: Program) -> Program:
-    """The program without the statements and states that never reach its update.
+def prune(program: Program, flow: DataFlow | None = None) -> Program:
+    """The program without the statements and states that never reach its update; its data flow may be given where it is known.
 
     >>> from .text import parse, to_text
     >>> print(to_text(prune(parse('''def train(w, g, m, v, lr):
@@ -121,23 +121,16 @@ def prune(program: Program) -> Program:
         update = g * lr
         return update
     """
-    return _pruned(program, data_flow(program))
-
-
-def _pruned(program: Program, flow: DataFlow) -> Program:
-    statements, extra = live_statements(program, flow), program.extra
+    flow, extra = flow or data_flow(program), program.extra
+    statements = _live_statements(program, flow)
     if extra:
         read = {argument for statement in statements for argument in statement.args}
         extra = tuple([name for name in extra if name in read])
     return Program(tuple(statements), tuple([state for state, _ in flow.states]), extra, program.kind)
 
 
-def canonical_hash(program: Program, flow: DataFlow | None = None) -> str:
+def canonical_hash(program: Program) -> str:
     """A digest of what the program computes, 32 hexadecimal characters; the program need not be pruned.
-
-    Args:
-        program: any program in which every variable is assigned before use.
-        flow: its data flow, where it is known.
 
     >>> from .text import parse
     >>> one = parse('''def train(w, g, m, lr):
@@ -153,10 +146,15 @@ def canonical_hash(program: Program, flow: DataFlow | None = None) -> str:
     >>> canonical_hash(one) == canonical_hash(other)
     True
     """
-    flow = flow or data_flow(program)
+    flow = data_flow(program)
+    return canonical_hash_of_pruned(prune(program, flow), flow)
+
+
+def canonical_hash_of_pruned(pruned: Program, flow: DataFlow) -> str:
+    """`canonical_hash` of a program that `prune` returned."""
     known = _hashes.get(flow)
     if known is None:
-        known = _hashes[flow] = normal_form(_pruned(program, flow)).digest
+        known = _hashes[flow] = normal_form(pruned).digest
     return known
 
 

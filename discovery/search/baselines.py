@@ -33,4 +33,4 @@ def random_walk(birth: int, initial: Program, mutation: MutationConfig, extended
     while random.random() > 1 / MEAN_MUTATIONS:
         child = mutate(child.program, child.hash, random, mutation, extended)
         count, rejected, neutral = count + 1, rejected + child.rejected, neutral + child.neutral
-    return Candidate(birth, child.program, child.hash, 0, f"{count} random mutations", rejected, child.live, neutral)
+    return Candidate(birth, child.program, child.hash, 0, f"{count} random mutations", child.pruned, rejected, neutral)

@@ -33,14 +33,12 @@ class Draft(NamedTuple):
         program: the program.
         kinds: of each statement's value. # [statements]
         needed: the variables that reach the update from before each statement, and from the end. # [statements + 1]
-        live: how many of its statements reach the update.
         states: how many of its states do.
     """
 
     program: Program
     kinds: list[Kind]
     needed: list[frozenset[Argument]]
-    live: int
     states: int
 
     @staticmethod
@@ -57,13 +55,12 @@ class Draft(NamedTuple):
     def from_parts(program: Program, kinds: list[Kind], flow: DataFlow) -> "Draft":
         """The draft of a program whose kinds and data flow are known."""
         states = [state for state, _ in flow.states]
-        needed, found, live = frozenset[Argument]((program.outputs[0], *states)), [], 0
+        needed, found = frozenset[Argument]((program.outputs[0], *states)), []
         for target, _, args in reversed(program.statements):
             found.append(needed)
             if target in needed:
                 needed = (needed - {target}).union([argument for argument in args if argument.__class__ is str])
-                live += 1
-        return Draft(program, kinds, [needed, *reversed(found)], live, len(states))
+        return Draft(program, kinds, [needed, *reversed(found)], len(states))
 
     def kinds_after(self, change: Change) -> list[Kind]:
         """The kinds of the changed program's statements; a ProgramError where it is not valid."""

@@ -7,6 +7,7 @@ from its best program, and the population may live on islands.
 
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import attrgetter
 from random import Random
 
 from ..language.canonical import canonical_hash
@@ -17,6 +18,7 @@ from .mutate import MutationConfig, mutate
 from .strategy import Candidate, Member, SearchState, Strategy, first, init, random_of, tell_best
 
 MAX_POPULATION = 1_000_000
+_HASH = attrgetter("hash")
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,7 @@ def _ask(
         return random_walk(state.births, initial, mutation, extended, random), advanced
     parent = _tournament(state, config, random) or Member(0, initial, canonical_hash(initial), 0.0)
     child = mutate(parent.program, parent.hash, random, mutation, extended)
-    drawn = (child.mutation, child.rejected, child.live, child.neutral)
-    return Candidate(state.births, child.program, child.hash, parent.birth, *drawn), advanced
+    return Candidate(state.births, child.program, child.hash, parent.birth, *child[2:]), advanced
 
 
 def _tournament(state: SearchState, config: EvolutionConfig, random: Random) -> Member | None:
@@ -109,5 +110,7 @@ def _tell(config: EvolutionConfig, state: SearchState, candidate: Candidate, fit
     if config.restart_after and state.stagnant >= config.restart_after and state.best is not None:
         return state._replace(population=(state.best,), stagnant=0, restarts=state.restarts + 1)
     member = Member(candidate.birth, candidate.program, candidate.hash, fitness)
-    older = [m._replace(fitness=fitness) if m.hash == member.hash and m.fitness != fitness else m for m in state.population]
+    older = state.population
+    if candidate.hash in map(_HASH, older):
+        older = [m._replace(fitness=fitness) if m.hash == member.hash else m for m in older]
     return state._replace(population=(*older, member)[-config.population_size :])

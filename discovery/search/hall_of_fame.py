@@ -1,9 +1,12 @@
 """The best distinct programs so far."""
 
+from bisect import insort
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import NamedTuple, TypeVar
 
 from ..evaluate.fitness import Outcome
+from ..language.equality import different
 from ..language.program import Program
 
 RESERVE = 4  # an entry that turns out worse on more seeds, or equal to a better one, makes room for one of those behind the last place
@@ -59,9 +62,15 @@ class HallOfFame:
         """The best, in order."""
         return tuple(distinct(self._kept, lambda entry: entry.outcome.scores)[: self._size])
 
+    @property
+    def finalists(self) -> tuple[Entry, ...]:
+        """The best without those that random inputs do not tell from a better one, which takes milliseconds a program."""
+        kept = distinct(self._kept, lambda entry: entry.outcome.scores)
+        return tuple(islice(different(kept, lambda entry: entry.program), self._size))
+
     def put(self, entry: Entry) -> None:
         """Enters a program, or what is newly known of it; one that failed is not in it."""
         others = [kept for kept in self._kept if kept.hash != entry.hash]
         if entry.fitness < float("inf") and (len(others) < self.capacity or entry.fitness <= others[-1].fitness):
-            others = sorted([*others, entry], key=lambda e: (e.fitness, e.hash))[: self.capacity]
-        self._kept = others
+            insort(others, entry, key=lambda e: (e.fitness, e.hash))
+        self._kept = others[: self.capacity]

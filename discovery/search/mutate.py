@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import NamedTuple
 
-from ..language.canonical import canonical_hash, data_flow, is_live, live_statements
+from ..language.canonical import canonical_hash_of_pruned, data_flow, is_live, prune
 from ..language.message import shown
 from ..language.ops import SAMPLED, SAMPLED_EXTENDED, SAMPLED_SCALAR, Op
 from ..language.program import (
@@ -70,8 +70,8 @@ class Child(NamedTuple):
     program: Program
     hash: str  # canonical
     mutation: str  # what was done, for the lineage
+    pruned: Program  # what of it reaches the update
     rejected: int  # invalid mutants drawn before it
-    live: int  # statements that reach the update
     neutral: int = 0  # valid mutants on the way to it that compute what the parent does
 
 
@@ -106,12 +106,13 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
             if not is_live(program, flow) or len(flow.states) > config.max_states:
                 rejected += 1
                 continue
-            child_hash = canonical_hash(program, flow)
+            pruned = prune(program, flow)
+            child_hash = canonical_hash_of_pruned(pruned, flow)
             if child_hash != parent_hash:
-                return Child(program, child_hash, change.mutation, rejected, len(live_statements(program, flow)), neutral)
+                return Child(program, child_hash, change.mutation, pruned, rejected, neutral)
             draft = Draft.from_parts(program, kinds, flow)
         if neutral == MAX_NEUTRAL:
-            return Child(draft.program, child_hash, change.mutation, rejected, draft.live, neutral)
+            return Child(draft.program, child_hash, change.mutation, prune(draft.program), rejected, neutral)
         neutral += 1
 
 

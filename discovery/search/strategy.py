@@ -17,8 +17,8 @@ class Candidate(NamedTuple):
     hash: str  # canonical
     parent: int | None  # birth of the parent
     mutation: str
-    rejected: int  # invalid mutants drawn before it
-    live: int = 0  # statements that reach the update
+    pruned: Program  # what of it reaches the update
+    rejected: int = 0  # invalid mutants drawn before it
     neutral: int = 0  # valid mutants drawn before it that compute what their parent does
 
 
@@ -80,7 +80,7 @@ def init(seed: int) -> SearchState:
 
 def first(state: SearchState, initial: Program) -> tuple[Candidate, SearchState]:
     """The birth of the initial program."""
-    candidate = Candidate(0, initial, canonical_hash(initial), None, "initial program", 0, len(prune(initial).statements))
+    candidate = Candidate(0, initial, canonical_hash(initial), None, "initial program", prune(initial))
     return candidate, state._replace(births=1)
 
 

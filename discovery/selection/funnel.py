@@ -21,6 +21,7 @@ from ..evaluate.pool import QUEUE_PER_WORKER
 from ..evaluate.rates import base_factors
 from ..interrupt import Stop, interruptible
 from ..language import Program, extended_operations, load, operations, parse, prune, to_text
+from ..language.equality import different
 from ..ledger import Best, EvaluationRow, Ledger, LedgerError, LevelRow, OutcomeRow, ProgramRow, Step, locked
 from ..recorder import Recorder
 from ..search.hall_of_fame import distinct
@@ -133,7 +134,7 @@ def _versions(
         raise ConfigError(f"the searches have different schedules ({', '.join(sorted(schedules))}); select among those of one")
     finalists = [(best, source.name) for source in sources for best, _ in source.finalists[: config.entrants]]
     entrants: dict[str, str] = {}
-    for best, name in distinct(finalists, lambda finalist: finalist[0].scores):
+    for best, name in different(distinct(finalists, lambda finalist: finalist[0].scores), lambda finalist: parse(finalist[0].text)):
         entrants.setdefault(best.hash, name)
     if not entrants:
         raise ConfigError("none of the searches has a finalist")

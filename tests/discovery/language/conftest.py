@@ -1,4 +1,4 @@
-"""Running programs through the interpreter; the NumPy evaluator is tests/benchmarks/soundness.py."""
+"""Running programs through the interpreter; the NumPy evaluator is discovery/language/equality.py."""
 
 import sys
 from pathlib import Path

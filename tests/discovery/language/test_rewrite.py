@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from soundness import differs, inputs, run, walk
+from soundness import walk
 
 from stepsmith.discovery.language import canonical_hash, infer, load, names, parse, prune, simplify_exact, to_text
+from stepsmith.discovery.language.equality import differs, inputs, run
 from stepsmith.discovery.language.normal.functions import apply
 from stepsmith.discovery.language.normal.nodes import ONE, Value
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stepsmith.discovery.evaluate import Outcome, Status
-from stepsmith.discovery.language import canonical_hash, extended_operations, load
+from stepsmith.discovery.language import canonical_hash, extended_operations, load, parse
 from stepsmith.discovery.search import (
     EvolutionConfig,
     MutationConfig,
@@ -277,6 +277,17 @@ def test_programs_that_train_alike_have_one_place():
     assert [entry.hash for entry in hall.entries] == ["b", "c"]
     hall.put(_entry("b", 0.25, 2.0))
     assert [entry.hash for entry in hall.entries] == ["a", "c"]
+
+
+def test_finalists_are_told_apart_by_random_inputs():
+    """What the normal form does not know to be equal takes one place among them, and the next one has the other."""
+    rule = "def train(w, g, lr):\n    x = {}\n    update = x * lr\n    return update"
+    bodies = {"a": "tanh(g)", "b": "1.0 - 2.0 / (exp(g + g) + 1.0)", "c": "sin(g)", "d": "cos(g) * g"}
+    hall = HallOfFame(2)
+    for place, (name, body) in enumerate(bodies.items()):
+        hall.put(Entry(name, parse(rule.format(body)), Outcome(Status.OK, (float(place),)), {"a": 1.0}))
+    assert [entry.hash for entry in hall.entries] == ["a", "b"]
+    assert [entry.hash for entry in hall.finalists] == ["a", "c"]
 
 
 if __name__ == "regenerate":

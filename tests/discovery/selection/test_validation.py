@@ -22,7 +22,7 @@ def test_the_leaders_are_those_of_the_search_itself(told):
     program, state, expected = load("sgd"), init(0), []
     for index, (name, fitness) in enumerate(told):
         before = state.best
-        state = tell_best(state, Candidate(index, program, name, None, "", 0), math.inf if fitness is None else fitness)
+        state = tell_best(state, Candidate(index, program, name, None, "", program), math.inf if fitness is None else fitness)
         if state.best is not None and math.isfinite(state.best.fitness) and (before is None or state.best.hash != before.hash):
             expected.append(state.best.birth)
     # A failure told again of the leader is the one thing the ledger tells otherwise: it keeps no number of it.
