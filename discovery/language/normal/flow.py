@@ -5,7 +5,7 @@ has the coefficient 1 where all states are zero. One whose update is zero while 
 state starts; states with equal updates become one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import groupby, islice, permutations, product
@@ -77,7 +77,7 @@ def normal_form(program: Program) -> NormalForm:
     if not program.states:
         update = evaluate(program.statements, {})[program.outputs[0]]
         return NormalForm(update, {}, {}, {}, _hash([update]))
-    groups, scales = _layers(program)
+    groups, scales = _layers(program.states, _of_states(program))
     if all(len(group) == 1 for group in groups):
         return _in_order(program, [group[0] for group in groups], {group[0]: group[0] for group in groups}, scales)
     leaders = _merged(program, groups, scales)
@@ -87,14 +87,16 @@ def normal_form(program: Program) -> NormalForm:
     return min(forms, key=lambda form: form.digest)
 
 
-def _layers(program: Program) -> tuple[list[list[str]], dict[str, float]]:
-    """States in groups that look alike, and their scales; states that stay at zero are left out.
+@lru_cache(maxsize=10_000)  # most mutants leave the states as they were
+def _layers(states: tuple[str, ...], statements: tuple[Statement, ...]) -> tuple[Sequence[Sequence[str]], Mapping[str, float]]:
+    """States in groups that look alike, and their scales, given the statements that they depend on; those that stay at zero are left out.
 
     First come the states whose update is not zero where all states are, then those that these feed, and so on.
     """
-    env, scales, groups = dict.fromkeys(program.states, ZERO), {}, []
-    remaining = list(program.states)
-    statements = _of_states(program)
+    env: dict[str, Value] = dict.fromkeys(states, ZERO)
+    scales: dict[str, float] = {}
+    groups: list[list[str]] = []
+    remaining = list(states)
     while remaining:
         values = evaluate(statements, env)
         ready = sorted((values[state].node.digest, state) for state in remaining if values[state].coefficient)
@@ -110,16 +112,16 @@ def _layers(program: Program) -> tuple[list[list[str]], dict[str, float]]:
     return groups, scales
 
 
-def _of_states(program: Program) -> list[Statement]:
+def _of_states(program: Program) -> tuple[Statement, ...]:
     """The statements that the next states depend on."""
     wanted: set[Argument] = set(program.states)
-    kept = []
+    kept: list[Statement] = []
     for statement in reversed(program.statements):
         if statement.target in wanted:
             wanted.discard(statement.target)
             wanted.update(statement.args)
             kept.append(statement)
-    return kept[::-1]
+    return tuple(reversed(kept))
 
 
 @lru_cache(maxsize=64)
@@ -150,7 +152,7 @@ def _environment(program: Program, leaders: Mapping[str, str], names: Mapping[st
     return {state: Value(scales[state], _state(names[leaders[state]])) if state in leaders else ZERO for state in program.states}
 
 
-def _merged(program: Program, groups: list[list[str]], scales: Mapping[str, float]) -> dict[str, str]:
+def _merged(program: Program, groups: Sequence[Sequence[str]], scales: Mapping[str, float]) -> dict[str, str]:
     """State -> the first state that is equal to it up to scale.
 
     States that look alike are taken to be equal at first; what their updates tell apart is split until nothing is. States
@@ -161,7 +163,7 @@ def _merged(program: Program, groups: list[list[str]], scales: Mapping[str, floa
         leaders = {state: group[0] for group in classes for state in group}
         names = {group[0]: f"s{index}" for index, group in enumerate(classes)}
         values = evaluate(program.statements, _environment(program, leaders, names, scales))
-        finer = []
+        finer: list[Sequence[str]] = []
         for group in classes:
             found: dict[bytes, list[str]] = {}
             for state in group:
