@@ -6,15 +6,15 @@ of what is left (`normal`): renaming, order, repeated computation, dead code, id
 it. Programs with equal hashes compute equal outputs, to rounding, wherever all values are finite.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from .normal.flow import normal_form
 from .ops import OPS
 from .program import OBSERVED_INPUTS, SCHEDULE, UPDATE, Argument, Program, Statement
 
-MEMO_SIZE = 200_000  # computations, and programs
+MEMO_SIZE = 100_000  # computations, and programs
 _COMMUTATIVE = frozenset(name for name, op in OPS.items() if op.commutative)
-
 
 # The inputs of which one has to reach the output: a rule learns from the gradient, a schedule follows the time or what it observes.
 _FOLLOWED = {UPDATE: frozenset({"g"}), SCHEDULE: frozenset({"step", "progress", *OBSERVED_INPUTS})}
@@ -30,6 +30,7 @@ class Computation:
 
 
 Computed = Computation | float  # a variable may be the copy of a constant
+_NOTHING: frozenset[str] = frozenset()
 
 # Caches alone: operation and arguments, or the name of an input -> computation; data flow -> digest of its normal form.
 _computations: dict[tuple[Any, ...], Computed] = {}
@@ -85,13 +86,21 @@ def _computation(call: tuple[Any, ...]) -> Computed:
     elif op in _COMMUTATIVE and (op, *args[::-1]) in _computations:
         found = _computations[(op, *args[::-1])]
     else:
-        found = Computation(frozenset().union(*map(_reads, args)))
+        found = Computation(_joined(map(_reads, args)))
     _computations[call] = found
     return found
 
 
 def _reads(value: Computed) -> frozenset[str]:
-    return value.reads if isinstance(value, Computation) else frozenset()
+    return value.reads if isinstance(value, Computation) else _NOTHING
+
+
+def _joined(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+    """Their union, one of them itself where it holds the others: there are many computations and few sets."""
+    joined = _NOTHING
+    for each in sets:
+        joined = joined if each <= joined else each if joined <= each else joined | each
+    return joined
 
 
 def _live_statements(program: Program, flow: DataFlow) -> list[Statement]:
