@@ -9,6 +9,7 @@ Lion with tuned hyperparameters are the evolutions of their constants alone. All
 
 import argparse
 import csv
+import sys
 import tempfile
 from pathlib import Path
 
@@ -37,6 +38,8 @@ def run_one(task, settings, evaluations, repeat):
     with tempfile.TemporaryDirectory() as folder:
         run = search(config, Path(folder) / "run", workers=1)
         status = run.status()
+        if status["status"] != "finished":
+            sys.exit("stopped; its rows so far are kept")
         leader = min(run.hall_of_fame(), key=lambda finalist: finalist.fitness)
     confirmed = np.inf if leader.confirmed is None else leader.confirmed
     return leader.fitness, confirmed, status["elapsed"]
