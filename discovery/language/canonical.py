@@ -6,7 +6,7 @@ of what is left (`normal`): renaming, order, repeated computation, dead code, id
 it. Programs with equal hashes compute equal outputs, to rounding, wherever all values are finite.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from .normal.flow import normal_form
@@ -32,7 +32,9 @@ class Computation:
 Computed = Computation | float  # a variable may be the copy of a constant
 _NOTHING: frozenset[str] = frozenset()
 
-# Caches alone: operation and arguments, or the name of an input -> computation; data flow -> digest of its normal form.
+# Caches alone: names of the inputs -> their computations; operation and arguments, or the name of an input -> computation; data flow ->
+# digest of its normal form.
+_inputs: dict[tuple[str, ...], dict[Argument, Computed]] = {}
 _computations: dict[tuple[Any, ...], Computed] = {}
 _hashes: dict["DataFlow", str] = {}
 
@@ -58,20 +60,31 @@ def data_flow(program: Program) -> DataFlow:
     >>> data_flow(one) == data_flow(other)
     True
     """
+    return traced(program)[0]
+
+
+def traced(program: Program, known: Sequence[Computed] = ()) -> tuple[DataFlow, list[Computed]]:
+    """The data flow of a program, and what its statements compute; the computations of the first statements may be given."""
     if len(_computations) > MEMO_SIZE or len(_hashes) > MEMO_SIZE:
-        _computations.clear()
-        _hashes.clear()
-    known = _computations
-    values: dict[Argument, Computed] = {name: known.get((name,)) or _input(name) for name in program.inputs}
-    for target, op, args in program.statements:
+        for cache in (_inputs, _computations, _hashes):
+            cache.clear()
+    found, start, names = _computations, len(known), program.inputs
+    values = (_inputs.get(names) or _inputs.setdefault(names, {name: _input(name) for name in names})).copy()
+    values.update(zip([statement.target for statement in program.statements[:start]], known, strict=True))
+    computed = list(known)
+    for target, op, args in program.statements[start:]:
         call = (op, *[values[a] if a.__class__ is str else a for a in args])
-        values[target] = known.get(call) or _computation(call)
+        values[target] = value = found.get(call) or _computation(call)
+        computed.append(value)
     update = values[program.outputs[0]]
-    reads, states = _reads(update), frozenset[str]()
-    while more := [state for state in program.states if state in reads and state not in states]:
-        states = states.union(more)
-        reads = reads.union(*[_reads(values[state]) for state in more])
-    return DataFlow(update, tuple([(state, values[state]) for state in program.states if state in states]))
+    reads, states = _reads(update), program.states
+    wanted = [state for state in states if state in reads]
+    while 0 < len(wanted) < len(states):
+        reads = reads.union(*[_reads(values[state]) for state in wanted])
+        before, wanted = wanted, [state for state in states if state in reads]
+        if len(wanted) == len(before):
+            break
+    return DataFlow(update, tuple([(state, values[state]) for state in wanted])), computed
 
 
 def _input(name: str) -> Computed:

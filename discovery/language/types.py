@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from .ops import OF_SCALARS, OPS, Kind, Shape
 from .program import SCHEDULE, Argument, Program, ProgramError
 
-_FIXED = {"w": Kind.ARRAY, "g": Kind.ARRAY, "lr": Kind.SCALAR}
 _SHAPES = {name: op.shape for name, op in OPS.items()}
 _ARITY = {name: op.arity for name, op in OPS.items()}
 _ARITY_OF_MAPS = {name: op.arity for name, op in OPS.items() if op.shape is Shape.MAP}
 
 
-def infer(program: Program, lines: Sequence[int] | None = None, last_line: int | None = None) -> list[Kind]:
+def infer(program: Program, known: Sequence[Kind] = (), lines: Sequence[int] | None = None, last_line: int | None = None) -> list[Kind]:
     """The kind of each statement's value.
 
     Args:
         program: any program.
+        known: the kinds of its first statements, where they are known.
         lines: the text line of each statement, for messages; by default statement i stands on line i + 2.
         last_line: the line of the return statement.
 
@@ -33,10 +33,11 @@ def infer(program: Program, lines: Sequence[int] | None = None, last_line: int |
     >>> [kind.name for kind in infer(program)]
     ['LEAF', 'ARRAY']
     """
-    kinds = input_kinds(program)
-    inferred: list[Kind] = []
+    kinds, start = input_kinds(program), len(known)
+    kinds.update(zip([statement.target for statement in program.statements[:start]], known, strict=True))
+    inferred = list(known)
     of_scalars = program.kind == SCHEDULE
-    for index, (target, op, args) in enumerate(program.statements):
+    for index, (target, op, args) in enumerate(program.statements[start:], start):
         try:
             if _ARITY_OF_MAPS.get(op) == len(args):  # by far the most frequent
                 kind = max([Kind.SCALAR if argument.__class__ is float else kinds[argument] for argument in args])
@@ -69,9 +70,11 @@ def operations(program: Program) -> int:
 
 
 def input_kinds(program: Program) -> dict[Argument, Kind]:
-    """The kinds of a program's inputs."""
-    kinds: dict[Argument, Kind] = {**dict.fromkeys(program.states, Kind.ARRAY), **dict.fromkeys(program.extra, Kind.SCALAR)}
-    return kinds if program.kind == SCHEDULE else kinds | _FIXED
+    """The kinds of a program's inputs, in their order."""
+    extra = dict.fromkeys(program.extra, Kind.SCALAR)
+    if program.kind == SCHEDULE:
+        return extra
+    return {"w": Kind.ARRAY, "g": Kind.ARRAY, **dict.fromkeys(program.states, Kind.ARRAY), "lr": Kind.SCALAR, **extra}
 
 
 def kind_of(op: str, args: tuple[Argument, ...], kinds: dict[Argument, Kind]) -> Kind:

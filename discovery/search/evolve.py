@@ -112,5 +112,5 @@ def _tell(config: EvolutionConfig, state: SearchState, candidate: Candidate, fit
     member = Member(candidate.birth, candidate.program, candidate.hash, fitness)
     older = state.population
     if candidate.hash in map(_HASH, older):
-        older = [m._replace(fitness=fitness) if m.hash == member.hash else m for m in older]
+        older = [m if m.hash != member.hash or m.fitness == fitness else m._replace(fitness=fitness) for m in older]
     return state._replace(population=(*older, member)[-config.population_size :])

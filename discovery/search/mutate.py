@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import NamedTuple
 
-from ..language.canonical import canonical_hash_of_pruned, data_flow, is_live, prune
+from ..language.canonical import canonical_hash_of_pruned, is_live, prune, traced
 from ..language.message import shown
 from ..language.ops import SAMPLED, SAMPLED_EXTENDED, SAMPLED_SCALAR, Op
 from ..language.program import (
@@ -26,6 +26,7 @@ from ..language.program import (
 from .draft import Change, Draft
 
 MAX_NEUTRAL = 16
+_FRESH = tuple(f"x{i}" for i in range(1, 2 * MAX_STATEMENTS))  # more names than a program has
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
     rejected, neutral = 0, 0
     draft = Draft.of(_widened(parent, extended))
     while True:
-        change = _draw(draft.program, random, config, extended)
+        change = _draw(draft, random, config, extended)
         try:
             kinds = draft.kinds_after(change)
         except ProgramError:
@@ -101,8 +102,8 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
         if draft.is_neutral(change) and draft.states <= config.max_states:
             draft, child_hash = draft.after(change, kinds), parent_hash
         else:
-            program = change.applied(draft.program)
-            flow = data_flow(program)
+            program = draft.changed(change)
+            flow, computed = traced(program, draft.computed[: change.at])
             if not is_live(program, flow) or len(flow.states) > config.max_states:
                 rejected += 1
                 continue
@@ -110,7 +111,7 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
             child_hash = canonical_hash_of_pruned(pruned, flow)
             if child_hash != parent_hash:
                 return Child(program, child_hash, change.mutation, pruned, rejected, neutral)
-            draft = Draft.from_parts(program, kinds, flow)
+            draft = Draft.from_parts(program, kinds, flow, computed)
         if neutral == MAX_NEUTRAL:
             return Child(draft.program, child_hash, change.mutation, prune(draft.program), rejected, neutral)
         neutral += 1
@@ -118,9 +119,9 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
 
 def mutant(parent: Program, random: Random, config: MutationConfig, extended: bool = False) -> tuple[Program, str]:
     """One mutation, whether or not the result is valid."""
-    parent = _widened(parent, extended)
-    change = _draw(parent, random, config, extended)
-    return change.applied(parent), change.mutation
+    draft = Draft.unchecked(_widened(parent, extended))
+    change = _draw(draft, random, config, extended)
+    return draft.changed(change), change.mutation
 
 
 def _widened(parent: Program, extended: bool) -> Program:
@@ -132,62 +133,58 @@ def _widened(parent: Program, extended: bool) -> Program:
     return parent if parent.extra == extra else replace(parent, extra=extra)
 
 
-def _draw(parent: Program, random: Random, config: MutationConfig, extended: bool) -> Change:
+def _draw(draft: Draft, random: Random, config: MutationConfig, extended: bool) -> Change:
+    statements = draft.statements
     if config.only_constants:
-        return _alter_constant(parent, random, config)
-    size = len(parent.statements)
-    insert = config.insert if size < config.max_statements else 0.0
-    delete, alter = (config.delete, config.alter) if size else (0.0, 0.0)
+        return _alter_constant(statements, random, config)
+    insert = config.insert if len(statements) < config.max_statements else 0.0
+    delete, alter = (config.delete, config.alter) if statements else (0.0, 0.0)
     draw = random.random() * (insert + delete + alter)
     if draw < insert:
-        ops = SAMPLED_SCALAR if parent.kind == SCHEDULE else SAMPLED_EXTENDED if extended else SAMPLED
-        return _insert(parent, random, config, ops)
-    return _delete(parent, random) if draw < insert + delete else _alter(parent, random, config)
+        ops = SAMPLED_SCALAR if draft.origin.kind == SCHEDULE else SAMPLED_EXTENDED if extended else SAMPLED
+        return _insert(draft, random, config, ops)
+    if draw < insert + delete:
+        at = _pick(random, len(statements))
+        return Change(at, statements[at], None)
+    return _alter(draft, random, config)
 
 
 def _pick(random: Random, size: int) -> int:
     return int(random.random() * size)
 
 
-def _insert(parent: Program, random: Random, config: MutationConfig, ops: tuple[Op, ...]) -> Change:
-    at = _pick(random, len(parent.statements) + 1)
-    variables = _variables(parent, at)
+def _insert(draft: Draft, random: Random, config: MutationConfig, ops: tuple[Op, ...]) -> Change:
+    size = len(draft.statements)
+    at = _pick(random, size + 1)
     op = ops[_pick(random, len(ops))]
-    args = tuple([_argument(variables, random, config) for _ in range(op.arity)])
-    everything = _variables(parent, len(parent.statements))
+    args = tuple([_argument(draft, at, random, config) for _ in range(op.arity)])
+    taken = draft.scope(size)
     if random.random() < config.fresh_target:
-        target = next(name for name in (f"x{i}" for i in range(1, len(everything) + 2)) if name not in everything)
+        target = next(name for name in _FRESH if name not in taken)
     else:
-        target = everything[_pick(random, len(everything))]
-    return Change(at, None, Statement(target, op.name, args), f"insert {op.name} at {at}")
+        target = list(taken)[_pick(random, len(taken))]
+    return Change(at, None, Statement(target, op.name, args))
 
 
-def _delete(parent: Program, random: Random) -> Change:
-    at = _pick(random, len(parent.statements))
-    old = parent.statements[at]
-    return Change(at, old, None, f"delete {old.op} at {at}")
-
-
-def _alter(parent: Program, random: Random, config: MutationConfig) -> Change:
-    at = _pick(random, len(parent.statements))
-    statement = parent.statements[at]
+def _alter(draft: Draft, random: Random, config: MutationConfig) -> Change:
+    at = _pick(random, len(draft.statements))
+    statement = draft.statements[at]
     if not statement.args:
-        return Change(at, statement, statement, "alter nothing")
+        return Change(at, statement, statement)
     position = _pick(random, len(statement.args))
     old = statement.args[position]
     if isinstance(old, float) and random.random() < config.rescale:
-        return _altered(parent, at, position, _rescaled(old, random))
-    return _altered(parent, at, position, _argument(_variables(parent, at), random, config))
+        return _altered(statement, at, position, _rescaled(old, random))
+    return _altered(statement, at, position, _argument(draft, at, random, config))
 
 
-def _alter_constant(parent: Program, random: Random, config: MutationConfig) -> Change:
-    places = [(at, i) for at, s in enumerate(parent.statements) for i, argument in enumerate(s.args) if isinstance(argument, float)]
+def _alter_constant(statements: tuple[Statement, ...], random: Random, config: MutationConfig) -> Change:
+    places = [(at, i, argument) for at, s in enumerate(statements) for i, argument in enumerate(s.args) if isinstance(argument, float)]
     if not places:
-        return Change(0, None, None, "alter nothing")
-    at, position = places[_pick(random, len(places))]
-    old = parent.statements[at].args[position]
-    assert isinstance(old, float)
-    return _altered(parent, at, position, _rescaled(old, random) if random.random() < config.rescale else random.gauss(0.0, 1.0))
+        return Change(0, None, None)
+    at, position, old = places[_pick(random, len(places))]
+    new = _rescaled(old, random) if random.random() < config.rescale else random.gauss(0.0, 1.0)
+    return _altered(statements[at], at, position, new)
 
 
 def _rescaled(constant: float, random: Random) -> float:
@@ -195,18 +192,13 @@ def _rescaled(constant: float, random: Random) -> float:
     return scaled if math.isfinite(scaled) else constant
 
 
-def _altered(parent: Program, at: int, position: int, new: Argument) -> Change:
-    old = parent.statements[at]
+def _altered(old: Statement, at: int, position: int, new: Argument) -> Change:
     args = (*old.args[:position], new, *old.args[position + 1 :])
-    return Change(at, old, Statement(old.target, old.op, args), f"alter argument {position} of {old.op} at {at}")
+    return Change(at, old, Statement(old.target, old.op, args), position)
 
 
-def _variables(program: Program, before: int) -> list[str]:
-    """Names assigned before a statement, each once, in order of appearance."""
-    return list(dict.fromkeys([*program.inputs, *[statement.target for statement in program.statements[:before]]]))
-
-
-def _argument(variables: list[str], random: Random, config: MutationConfig) -> Argument:
+def _argument(draft: Draft, at: int, random: Random, config: MutationConfig) -> Argument:
     if random.random() < config.constant:
         return random.gauss(0.0, 1.0)
-    return variables[_pick(random, len(variables))]
+    variables = draft.scope(at)
+    return list(variables)[_pick(random, len(variables))]

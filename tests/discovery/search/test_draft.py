@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from stepsmith.discovery.language import Program, ProgramError, canonical_hash, infer, is_live, load, prune
-from stepsmith.discovery.language.canonical import data_flow
+from stepsmith.discovery.language.canonical import traced
 from stepsmith.discovery.search import MutationConfig, mutant
 from stepsmith.discovery.search.draft import Change, Draft
 
@@ -17,7 +17,7 @@ def _change(before: Program, after: Program) -> Change:
     old, new = before.statements, after.statements
     at = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] is not pair[1]), min(len(old), len(new)))
     removed = old[at] if at < len(old) and len(new) <= len(old) else None
-    return Change(at, removed, new[at] if at < len(new) and len(new) >= len(old) else None, "")
+    return Change(at, removed, new[at] if at < len(new) and len(new) >= len(old) else None)
 
 
 def _kinds(program):
@@ -44,8 +44,8 @@ def test_kinds_and_liveness_after_a_change(name, extended):
     for _ in range(STEPS):
         candidate, _ = mutant(program, random, config, extended)
         program = Program(program.statements, program.states, candidate.extra, program.kind)
-        draft, change = Draft.from_parts(program, infer(program), data_flow(program)), _change(program, candidate)
-        assert change.applied(program) == candidate
+        draft, change = Draft.from_parts(program, infer(program), *traced(program)), _change(program, candidate)
+        assert draft.changed(change) == candidate
         expected, kinds = _kinds(candidate), _kinds_after(draft, change)
         if isinstance(expected, str):
             assert kinds == "invalid"
@@ -56,7 +56,11 @@ def test_kinds_and_liveness_after_a_change(name, extended):
         seen["neutral" if neutral else "other"] += 1
         if neutral:
             assert prune(candidate) == prune(program) and canonical_hash(candidate) == canonical_hash(program)
-            assert draft.after(change, expected) == Draft.from_parts(candidate, expected, data_flow(candidate))
+            after, anew = draft.after(change, expected), Draft.from_parts(candidate, expected, *traced(candidate))
+            assert (after.program, after.kinds, after.needed, after.states) == (anew.program, anew.kinds, anew.needed, anew.states)
+            assert after.computed == anew.computed[: change.at]
+            for position, scope in after.scopes.items():
+                assert list(scope.items()) == list(anew.scope(position).items())
         if neutral or is_live(candidate):
             program = candidate
     assert min(seen.values()) > 10, seen
