@@ -6,7 +6,7 @@ of what is left (`normal`): renaming, order, repeated computation, dead code, id
 it. Programs with equal hashes compute equal outputs, to rounding, wherever all values are finite.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .normal.flow import normal_form
@@ -96,24 +96,21 @@ def _computation(call: tuple[Any, ...]) -> Computed:
     op, *args = call
     if op == "copy":
         found = args[0]
-    elif op in _COMMUTATIVE and (op, *args[::-1]) in _computations:
-        found = _computations[(op, *args[::-1])]
+    elif op in _COMMUTATIVE and (swapped := _computations.get((op, args[1], args[0]))):
+        found = swapped
     else:
-        found = Computation(_joined(map(_reads, args)))
+        reads = _NOTHING
+        for argument in args:
+            more = _reads(argument)
+            if not more <= reads:  # there are many computations and few sets
+                reads = more if reads <= more else reads | more
+        found = Computation(reads)
     _computations[call] = found
     return found
 
 
 def _reads(value: Computed) -> frozenset[str]:
     return value.reads if isinstance(value, Computation) else _NOTHING
-
-
-def _joined(sets: Iterable[frozenset[str]]) -> frozenset[str]:
-    """Their union, one of them itself where it holds the others: there are many computations and few sets."""
-    joined = _NOTHING
-    for each in sets:
-        joined = joined if each <= joined else each if joined <= each else joined | each
-    return joined
 
 
 def _live_statements(program: Program, flow: DataFlow) -> list[Statement]:

@@ -71,10 +71,10 @@ def operations(program: Program) -> int:
 
 def input_kinds(program: Program) -> dict[Argument, Kind]:
     """The kinds of a program's inputs, in their order."""
-    extra = dict.fromkeys(program.extra, Kind.SCALAR)
-    if program.kind == SCHEDULE:
-        return extra
-    return {"w": Kind.ARRAY, "g": Kind.ARRAY, **dict.fromkeys(program.states, Kind.ARRAY), "lr": Kind.SCALAR, **extra}
+    kinds: dict[Argument, Kind] = {}
+    if program.kind != SCHEDULE:
+        kinds |= {"w": Kind.ARRAY, "g": Kind.ARRAY, **dict.fromkeys(program.states, Kind.ARRAY), "lr": Kind.SCALAR}
+    return kinds | dict.fromkeys(program.extra, Kind.SCALAR)
 
 
 def kind_of(op: str, args: tuple[Argument, ...], kinds: dict[Argument, Kind]) -> Kind:

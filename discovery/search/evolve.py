@@ -7,7 +7,6 @@ from its best program, and the population may live on islands.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import attrgetter
 from random import Random
 
 from ..language.canonical import canonical_hash
@@ -18,7 +17,6 @@ from .mutate import MutationConfig, mutate
 from .strategy import Candidate, Member, SearchState, Strategy, first, init, random_of, tell_best
 
 MAX_POPULATION = 1_000_000
-_HASH = attrgetter("hash")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _tell(config: EvolutionConfig, state: SearchState, candidate: Candidate, fit
     if config.restart_after and state.stagnant >= config.restart_after and state.best is not None:
         return state._replace(population=(state.best,), stagnant=0, restarts=state.restarts + 1)
     member = Member(candidate.birth, candidate.program, candidate.hash, fitness)
-    older = state.population
-    if candidate.hash in map(_HASH, older):
-        older = [m if m.hash != member.hash or m.fitness == fitness else m._replace(fitness=fitness) for m in older]
+    older, hashes = state.population, [each.hash for each in state.population]
+    if member.hash in hashes and older[hashes.index(member.hash)].fitness != fitness:  # as one is, so are all that compute the same
+        older = [each._replace(fitness=fitness) if each.hash == member.hash else each for each in older]
     return state._replace(population=(*older, member)[-config.population_size :])

@@ -162,7 +162,7 @@ def _insert(draft: Draft, random: Random, config: MutationConfig, ops: tuple[Op,
     if random.random() < config.fresh_target:
         target = next(name for name in _FRESH if name not in taken)
     else:
-        target = list(taken)[_pick(random, len(taken))]
+        target = str(list(taken)[_pick(random, len(taken))])
     return Change(at, None, Statement(target, op.name, args))
 
 

@@ -121,7 +121,7 @@ def _interpolated(terms: list[Term]) -> list[Term]:
     for i, (c, x) in enumerate(terms):
         for j, (d, other) in enumerate(terms):
             weight = _quotient(other, x)
-            if i == j or weight is None or weight is ONE or weight.kind is not Kind.SCALAR:
+            if i == j or weight is None or weight is ONE or weight.facts.kind is not Kind.SCALAR:
                 continue
             for k, (e, third) in enumerate(terms):
                 y = _quotient(third, weight)

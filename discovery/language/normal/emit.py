@@ -166,7 +166,9 @@ class Emitter:
             for divisor, exponent in below:
                 single = len(below) == 1 and exponent == 1 and not above and wanted is not None
                 numerator, coefficient = (coefficient, 1.0) if single else (1.0, coefficient)
-                parts.append((divisor.node.kind, self._power(self.statement("divide", tidy(numerator), self.value(divisor)), exponent)))
+                parts.append(
+                    (divisor.node.facts.kind, self._power(self.statement("divide", tidy(numerator), self.value(divisor)), exponent))
+                )
             below = []
         else:
             parts = []
@@ -183,7 +185,7 @@ class Emitter:
         for exponent in sorted({exponent for _, exponent in factors if exponent > 1}):
             base = [(node, 1) for node, e in factors if e == exponent]
             scale, inner = self._factors(1.0, base, exact=False)
-            parts.append((max(node.kind for node, _ in base), self._power(self._multiplied(1.0, inner), exponent)))
+            parts.append((max(node.facts.kind for node, _ in base), self._power(self._multiplied(1.0, inner), exponent)))
             coefficient *= scale**exponent
         for node in [node for node, exponent in factors if exponent == 1]:
             if exact and not same(coefficient, 1.0) and (_of_constants(node) or (node.op == "sum" and self._absorbs(node, coefficient))):
@@ -193,7 +195,7 @@ class Emitter:
             else:
                 factor, argument = self.free(node)
             coefficient *= factor
-            parts.append((node.kind, argument))
+            parts.append((node.facts.kind, argument))
         return coefficient, parts
 
     def _multiplied(self, coefficient: float, parts: list[tuple[Kind, Argument]]) -> Argument:

@@ -24,7 +24,7 @@ _INPUTS = {
     **{name: Value(1.0, input_node(name, Kind.ARRAY, False)) for name in ("w", "g")},
     **{name: Value(1.0, input_node(name, Kind.SCALAR, False)) for name in ("lr", *OPTIONAL_INPUTS, *OBSERVED_INPUTS)},
 }
-_memo: dict[tuple, Value] = {}  # a cache alone: what `apply` returns depends on nothing else
+_memo: dict[tuple[str, tuple[Value, ...]], Value] = {}  # a cache alone: what `apply` returns depends on nothing else
 
 
 class NormalForm(NamedTuple):
@@ -51,10 +51,10 @@ def evaluate(statements: Iterable[Statement], states: Mapping[str, Value]) -> di
     if len(_memo) > MEMO_SIZE:
         _memo.clear()
     for target, op, args in statements:
-        call = (op, *[values[a] if isinstance(a, str) else constant(a) for a in args])
-        result = _memo.get(call)
+        known = tuple([values[a] if isinstance(a, str) else constant(a) for a in args])
+        result = _memo.get((op, known))
         if result is None:
-            result = _memo[call] = apply(op, call[1:])
+            result = _memo[(op, known)] = apply(op, known)
         values[target] = result
     return values
 

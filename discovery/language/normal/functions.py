@@ -26,7 +26,7 @@ def apply(op: str, args: tuple[Value, ...]) -> Value:
     4.0
     """
     try:
-        known = all(value.node is ONE for value in args)
+        known = args[0].node is ONE and all(value.node is ONE for value in args) if args else True
         value = _folded(op, args) if known else _RULES.get(op, _opaque)(op, args)
         if _representable(value):
             return value
@@ -42,7 +42,7 @@ def _representable(value: Value) -> bool:
         return node is ONE
     if not 1 / LARGEST < abs(coefficient) < LARGEST:
         return False
-    return node.op != "sum" or all(1 / LARGEST < abs(c) < LARGEST for c, _ in node.args)
+    return node.op != "sum" or all(1 / LARGEST < abs(inner) < LARGEST for inner, _ in node.args)
 
 
 def _opaque(op: str, args: tuple[Value, ...]) -> Value:
@@ -125,7 +125,7 @@ def _sign(op: str, args: tuple[Value, ...]) -> Value:
 
 
 def _sign_of_atom(node: Node) -> Value:
-    if node.positive and node.total:
+    if node.facts.positive and node.facts.total:
         return Value(1.0, ONE)
     if node.op in _SIGN_KEEPING:
         return _sign("sign", node.args)
@@ -195,7 +195,7 @@ def _extreme(op: str, args: tuple[Value, ...]) -> Value:
     second = ring.scale(second, 1 / first.coefficient)
     unit = Value(1.0, first.node)
     for low, high in ((unit, second), (second, unit)):
-        if high.node.total and low.node.total and is_nonnegative(high) and is_nonnegative(ring.scale(low, -1.0)):
+        if high.node.facts.total and low.node.facts.total and is_nonnegative(high) and is_nonnegative(ring.scale(low, -1.0)):
             return ring.scale(high if op == "maximum" else low, first.coefficient)
     return Value(first.coefficient, operation_node(op, (unit, second)))
 

@@ -11,7 +11,7 @@ def _mean(op: str, args: tuple[Value, ...]) -> Value:
     """A mean over the array, its rows or its columns: what is the same in all that it averages goes outside."""
     outer, inner = [], []
     for factor in ring.factors_of(args[0].node):
-        (outer if factor[0].kind <= Kind.LEAF or factor[0].op == op else inner).append(factor)
+        (outer if factor[0].facts.kind <= Kind.LEAF or factor[0].op == op else inner).append(factor)
     averaged = ring.from_factors(inner)
     average = constant(1.0) if averaged is ONE else Value(1.0, operation_node(op, (Value(1.0, averaged),)))
     return ring.multiply(Value(args[0].coefficient, ring.from_factors(outer)), average)

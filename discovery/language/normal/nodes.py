@@ -1,18 +1,23 @@
 """Values of the normal form: a coefficient times a node; nodes are expressions over the inputs of a step."""
 
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from ..ops import OPS, Kind, Shape
 
-# Digits of a constant that count for the hash: enough to tell constants apart, few enough that the order of folding is lost.
-DIGITS = 10
 # A reciprocal of x + c counts as finite for so small a c: it comes from a protected division, which fails at x = -c alone.
 PROTECTED = 1e-3
 
 
-@dataclass(eq=False, slots=True)  # not frozen, which would make it several times slower to create
+class Facts(NamedTuple):
+    """What holds for an expression at all finite inputs."""
+
+    kind: Kind  # how wide it is
+    total: bool  # finite
+    nonnegative: bool  # never below zero
+    positive: bool  # always above zero, also where exp has become 0
+
+
 class Node:
     """An expression, never changed; equal digests mean equal values to rounding.
 
@@ -22,21 +27,24 @@ class Node:
             something that may be infinite.
         args: values, for operations of the language.
         digest: of op and args, constants rounded.
-        kind: how wide it is.
-        total: finite for all finite inputs.
-        nonnegative: never below zero.
-        positive: always above zero, also where exp has become 0.
         states: the states it depends on.
     """
 
-    op: str
-    args: tuple[Any, ...]
-    digest: bytes
-    kind: Kind
-    total: bool
-    nonnegative: bool
-    positive: bool
-    states: frozenset[str]
+    __slots__ = ("_facts", "args", "digest", "op", "states")
+
+    def __init__(self, op: str, args: tuple[Any, ...], digest: bytes, states: frozenset[str], facts: Facts | None = None):
+        self.op = op
+        self.args = args
+        self.digest = digest
+        self.states = states
+        self._facts = facts
+
+    @property
+    def facts(self) -> Facts:
+        """Worked out when first asked for, as few are."""
+        if self._facts is None:
+            self._facts = _product_facts(self) if self.op == "product" else _sum_facts(self) if self.op == "sum" else _operation_facts(self)
+        return self._facts
 
 
 class Value(NamedTuple):
@@ -53,7 +61,7 @@ def _digest(text: bytes) -> bytes:
     return blake2b(text, digest_size=16).digest()
 
 
-ONE = Node("one", (), _digest(b"1"), Kind.SCALAR, True, True, True, _NO_STATES)
+ONE = Node("one", (), _digest(b"1"), _NO_STATES, Facts(Kind.SCALAR, True, True, True))
 ZERO = Value(0.0, ONE)
 
 
@@ -86,45 +94,62 @@ def key(value: Value) -> bytes:
 
 
 def number(coefficient: float) -> bytes:
-    """A constant as the hash sees it.
+    """A constant as the hash sees it, to ten digits: enough to tell constants apart, few enough that the order of folding is lost.
 
     >>> number(1 - 0.9) == number(0.1)
     True
     """
-    return b"1" if coefficient == 1.0 else b"%.*g" % (DIGITS, coefficient)
+    return b"1" if coefficient == 1.0 else b"%.10g" % coefficient
 
 
 def input_node(name: str, kind: Kind, state: bool) -> Node:
     """An input of the program; ``step`` and ``budget`` are at least 1, ``progress`` and ``gradient_norm`` at least 0."""
     states = frozenset((name,)) if state else _NO_STATES
     nonnegative, positive = name in ("step", "progress", "budget", "gradient_norm"), name in ("step", "budget")
-    return Node("input", (name,), _digest(b"input " + name.encode()), kind, True, nonnegative, positive, states)
+    facts = Facts(kind, True, nonnegative, positive)
+    return Node("input", (name,), _digest(b"input " + name.encode()), states, facts)
 
 
 def product_node(factors: tuple[tuple[Node, int], ...]) -> Node:
     """A product of two or more atoms, or a power of one, sorted by digest."""
-    parts, kind, total, nonnegative, positive, states = [b"product"], Kind.SCALAR, True, True, True, _NO_STATES
+    parts, states = [b"product"], _NO_STATES
     for node, exponent in factors:
         parts.append(b"%s^%d" % (node.digest, exponent))
-        kind = node.kind if node.kind > kind else kind
-        total = total and node.total
-        nonnegative = nonnegative and (node.nonnegative or not exponent % 2)
-        positive = positive and node.positive
-        states = states | node.states if node.states else states
-    return Node("product", factors, _digest(b"*".join(parts)), kind, total, nonnegative, positive, states)
+        if node.states:
+            states = states | node.states
+    return Node("product", factors, _digest(b"*".join(parts)), states)
+
+
+def _product_facts(node: Node) -> Facts:
+    kind, total, nonnegative, positive = ONE.facts
+    for factor, exponent in node.args:
+        facts = factor.facts
+        kind = facts.kind if facts.kind > kind else kind
+        total = total and facts.total
+        nonnegative = nonnegative and (facts.nonnegative or not exponent % 2)
+        positive = positive and facts.positive
+    return Facts(kind, total, nonnegative, positive)
 
 
 def sum_node(terms: tuple[tuple[float, Node], ...]) -> Node:
     """A sum of two or more terms, sorted by digest, the constant last, with first coefficient 1."""
-    parts, kind, total, nonnegative, positive, states = [b"sum"], Kind.SCALAR, True, True, False, _NO_STATES
+    parts, states = [b"sum"], _NO_STATES
     for coefficient, node in terms:
         parts.append(b"%s*%s" % (number(coefficient), node.digest))
-        kind = node.kind if node.kind > kind else kind
-        total = total and node.total
-        nonnegative = nonnegative and node.nonnegative and coefficient > 0
-        positive = positive or node.positive
-        states = states | node.states if node.states else states
-    return Node("sum", terms, _digest(b"+".join(parts)), kind, total, nonnegative, nonnegative and positive, states)
+        if node.states:
+            states = states | node.states
+    return Node("sum", terms, _digest(b"+".join(parts)), states)
+
+
+def _sum_facts(node: Node) -> Facts:
+    kind, total, nonnegative, positive = Kind.SCALAR, True, True, False
+    for coefficient, term in node.args:
+        facts = term.facts
+        kind = facts.kind if facts.kind > kind else kind
+        total = total and facts.total
+        nonnegative = nonnegative and facts.nonnegative and coefficient > 0
+        positive = positive or facts.positive
+    return Facts(kind, total, nonnegative, nonnegative and positive)
 
 
 # Infinite or undefined at some finite arguments; `reciprocal` and `clip` depend on their arguments.
@@ -144,39 +169,42 @@ def operation_node(op: str, args: tuple[Value, ...]) -> Node:
     parts = [key(value) for value in args]
     if op in _COMMUTATIVE and parts[0] > parts[1]:
         args, parts = args[::-1], parts[::-1]
-    nonnegative, positive = _signs(op, args)
-    nodes = [value.node for value in args]
     states = _NO_STATES
-    for node in nodes:
-        states = states | node.states if node.states else states
-    digest = _digest(b"%s(%s)" % (op.encode(), b",".join(parts)))
-    return Node(op, args, digest, _kind(op, nodes), _total(op, args), nonnegative, positive, states)
+    for value in args:
+        if value.node.states:
+            states = states | value.node.states
+    return Node(op, args, _digest(b"%s(%s)" % (op.encode(), b",".join(parts))), states)
+
+
+def _operation_facts(node: Node) -> Facts:
+    op, args = node.op, node.args
+    return Facts(_kind(op, [value.node.facts.kind for value in args]), _total(op, args), *_signs(op, args))
 
 
 _COMMUTATIVE = frozenset(name for name, op in OPS.items() if op.commutative)
 
 
-def _kind(op: str, nodes: list[Node]) -> Kind:
+def _kind(op: str, kinds: list[Kind]) -> Kind:
     shape = OPS[op].shape if op in OPS else None
     if shape is Shape.MAP or op == "vanish":
-        return max([node.kind for node in nodes])
+        return max(kinds)
     if shape in (Shape.GLOBAL, Shape.CONSTANT, Shape.OBSERVED):
         return Kind.SCALAR
     if shape is Shape.INTERPOLATE:
-        return max(node.kind for node in nodes[:2])
+        return max(kinds[:2])
     if shape is Shape.SELECT:
-        return max(Kind.LEAF, *(node.kind for node in nodes))
+        return max(Kind.LEAF, *kinds)
     # What is not known may be wide: nothing is drawn out of a norm or used as a weight then.
     return Kind.LEAF if shape in (Shape.PER_ARRAY, Shape.LEAF_CONSTANT) else Kind.ARRAY
 
 
 def _total(op: str, args: tuple[Value, ...]) -> bool:
-    if op in _PARTIAL or op not in OPS or not all(value.node.total for value in args):
+    if op in _PARTIAL or op not in OPS or not all(value.node.facts.total for value in args):
         return False
     if op == "reciprocal":
         node = args[0].node
         protected = node.op == "sum" and node.args[-1][1] is ONE and abs(node.args[-1][0]) <= PROTECTED
-        return node.positive or protected
+        return node.facts.positive or protected
     if op == "clip":
         bound = args[1]
         return is_nonnegative(bound) or (bound.coefficient > 0 and bound.node.args == ("lr",))  # a schedule is not negative
@@ -200,9 +228,9 @@ def _signs(op: str, args: tuple[Value, ...]) -> tuple[bool, bool]:
 
 def is_nonnegative(value: Value) -> bool:
     """Whether a value is provably at least 0."""
-    return value.coefficient >= 0 and value.node.nonnegative
+    return value.coefficient >= 0 and value.node.facts.nonnegative
 
 
 def is_positive(value: Value) -> bool:
     """Whether a value is provably above 0."""
-    return value.coefficient > 0 and value.node.positive
+    return value.coefficient > 0 and value.node.facts.positive

@@ -21,10 +21,14 @@ def factors_of(node: Node) -> tuple[tuple[Node, int], ...]:
 
 def from_factors(factors: Iterable[tuple[Node, int]]) -> Node:
     """The node of distinct atoms with exponents."""
-    found = sorted(factors, key=lambda factor: factor[0].digest)
+    found = sorted(factors, key=_digest_of)
     if len(found) == 1 and found[0][1] == 1:
         return found[0][0]
     return product_node(tuple(found)) if found else ONE
+
+
+def _digest_of(factor: tuple[Node, int]) -> bytes:
+    return factor[0].digest
 
 
 def scale(value: Value, factor: float) -> Value:
@@ -38,7 +42,7 @@ def scale(value: Value, factor: float) -> Value:
 
 def vanishing(node: Node) -> Value:
     """Zero times a node: 0 where that is finite for sure."""
-    if node.total:
+    if node.facts.total:
         return ZERO
     if node.op == "vanish":
         return Value(1.0, node)
@@ -51,31 +55,38 @@ def multiply(one: Value, other: Value) -> Value:
         return scale(one, other.coefficient)
     if one.node is ONE:
         return scale(other, one.coefficient)
+    if one.node.op not in _NOT_ALONE and other.node.op not in _NOT_ALONE and one.node.digest != other.node.digest:
+        pair = (one.node, other.node) if one.node.digest < other.node.digest else (other.node, one.node)
+        return Value(one.coefficient * other.coefficient, product_node(((pair[0], 1), (pair[1], 1))))
     found: Factors = {node.digest: (node, exponent) for node, exponent in factors_of(one.node)}
     for node, exponent in factors_of(other.node):
         known = found.get(node.digest)
         found[node.digest] = (known[0], known[1] + exponent) if known else (node, exponent)
-    coefficient, node = _merged(found)
-    if node.op == "vanish":
-        return Value(1.0, node)
-    return Value(one.coefficient * other.coefficient * coefficient, node)
+    return _product(one.coefficient * other.coefficient, found)
 
 
 def power(value: Value, exponent: int) -> Value:
     """A value to a positive integer power."""
+    if exponent == 1:
+        return value
     if value.node is ONE:
         return constant(value.coefficient**exponent)
-    coefficient, node = _merged({node.digest: (node, e * exponent) for node, e in factors_of(value.node)})
-    return Value(value.coefficient**exponent * coefficient, node)
+    return _product(value.coefficient**exponent, {node.digest: (node, e * exponent) for node, e in factors_of(value.node)})
 
 
 _MERGING = frozenset({"sqrt", "abs", "sign", "exp", "cbrt", "vanish"})
+_NOT_ALONE = _MERGING | {"product"}
+
+
+def _product(coefficient: float, found: Factors) -> Value:
+    if _MERGING.isdisjoint([node.op for node, _ in found.values()]):
+        return Value(coefficient, from_factors(found.values()))
+    factor, node = _merged(found)
+    return Value(1.0 if node.op == "vanish" else coefficient * factor, node)
 
 
 def _merged(found: Factors) -> tuple[float, Node]:
     """A product of atoms after the identities between atoms: sqrt(a)^2 = |a|, sign(a) * a = |a|, exp(a) * exp(b) = exp(a + b)..."""
-    if _MERGING.isdisjoint([node.op for node, _ in found.values()]):
-        return 1.0, from_factors(found.values())
     while (step := _merge_step(found)) is not None:
         found = step
     if any(node.op == "vanish" for node, _ in found.values()):
@@ -145,7 +156,7 @@ def absolute(value: Value) -> Value:
         return constant(abs(value.coefficient))
     factors: Factors = {}
     for node, exponent in factors_of(value.node):
-        odd = 0 if node.nonnegative else exponent % 2
+        odd = 0 if node.facts.nonnegative else exponent % 2
         for factor, times in ((node, exponent - odd), *_absolute_atom(node, odd)):
             if times:
                 before = factors.get(factor.digest, (factor, 0))
@@ -189,8 +200,10 @@ def interpolate(one: Value, other: Value, weight: Value) -> Value:
     return add([one, scale(multiply(weight, one), -1.0), multiply(weight, other)])
 
 
-def _collected(terms: Sequence[tuple[float, Node]]) -> list[tuple[float, Node]]:
+def _collected(terms: list[tuple[float, Node]]) -> list[tuple[float, Node]]:
     """Like terms together; what cancels is left out, or stays as a vanishing term where it may be infinite."""
+    if len({node.digest for _, node in terms}) == len(terms):  # as most often
+        return [(1.0, node) if node.op == "vanish" else (coefficient, node) for coefficient, node in terms]
     found: dict[bytes, tuple[float, Node, float]] = {}  # digest -> coefficient, node, largest addend
     for coefficient, node in terms:
         before, _, largest = found.get(node.digest, (0.0, node, 0.0))
@@ -201,7 +214,7 @@ def _collected(terms: Sequence[tuple[float, Node]]) -> list[tuple[float, Node]]:
             left[digest] = (1.0, node)
         elif abs(coefficient) > CANCELLED * largest:
             left[digest] = (coefficient, node)
-        elif not node.total:
+        elif not node.facts.total:
             vanished = vanishing(node)
             left[vanished.node.digest] = (1.0, vanished.node)
     return list(left.values())
@@ -209,23 +222,31 @@ def _collected(terms: Sequence[tuple[float, Node]]) -> list[tuple[float, Node]]:
 
 def add(values: Iterable[Value]) -> Value:
     """The sum: products with one sum among their factors are multiplied out, and common factors drawn out of the result."""
-    values = [value for value in values if value.coefficient]
+    values = [value for value in values if value[0]]
     if len(values) > 1:
         common = _common(values)
         if common:
             return _drawn_out(common, values)
-    terms = _collected([term for value in values for term in _expanded(value)])
-    if not terms:
-        return ZERO
-    if len(terms) == 1:
-        return Value(*terms[0])
-    common = _common(terms)
-    if common:
-        return _drawn_out(common, terms)
+    expanded: list[tuple[float, Node]] = []
+    for coefficient, node in values:
+        if node.op in _COMPOSED:
+            _expand(coefficient, node, expanded)
+        else:
+            expanded.append((coefficient, node))
+    terms = _collected(expanded)
+    if len(terms) < 2:
+        return Value(*terms[0]) if terms else ZERO
+    if not len(terms) == len(expanded) == len(values):  # else they are what they were
+        common = _common(terms)
+        if common:
+            return _drawn_out(common, terms)
     terms.sort(key=_place)
-    leading = terms[0][0] if terms[0][1].op != "vanish" else 1.0
-    monic = tuple([(1.0 if node.op == "vanish" else coefficient / leading, node) for coefficient, node in terms])
-    return Value(leading, sum_node(monic))
+    leading = 1.0 if terms[0][1].op == "vanish" else terms[0][0]
+    monic = [(1.0 if node.op == "vanish" else coefficient / leading, node) for coefficient, node in terms]
+    return Value(leading, sum_node(tuple(monic)))
+
+
+_COMPOSED = frozenset({"sum", "product"})
 
 
 def _place(term: tuple[float, Node]) -> tuple[bool, bool, bytes]:
@@ -234,25 +255,25 @@ def _place(term: tuple[float, Node]) -> tuple[bool, bool, bytes]:
     return node is ONE, node.op == "vanish", node.digest
 
 
-def _expanded(value: Value) -> list[tuple[float, Node]]:
-    node = value.node
+def _expand(coefficient: float, node: Node, terms: list[tuple[float, Node]]) -> None:
+    """Appends the terms of a value."""
     if node.op == "sum":
-        return [(value.coefficient * coefficient, term) for coefficient, term in node.args]
-    if node.op != "product":
-        return [(value.coefficient, node)]
-    sums = [factor for factor, exponent in node.args if factor.op == "sum" and exponent == 1]
+        terms += [(coefficient * inner, term) for inner, term in node.args]
+        return
+    sums = [factor for factor, exponent in node.args if factor.op == "sum" and exponent == 1] if node.op == "product" else ()
     if len(sums) != 1 or len(sums[0].args) > MAX_TERMS:
-        return [(value.coefficient, node)]
-    rest = Value(value.coefficient, from_factors(factor for factor in node.args if factor[0] is not sums[0]))
-    products = [multiply(rest, Value(coefficient, term)) for coefficient, term in sums[0].args]
-    return [term for product in products for term in _expanded(product)]
+        terms.append((coefficient, node))
+        return
+    rest = Value(coefficient, from_factors([factor for factor in node.args if factor[0] is not sums[0]]))
+    for inner, term in sums[0].args:
+        _expand(*multiply(rest, Value(inner, term)), terms)
 
 
 def _common(terms: Sequence[tuple[float, Node]]) -> Sequence[tuple[Node, int]]:
     """Atoms, with exponents, that divide every term."""
     shared = factors_of(terms[0][1])
     for _, node in terms[1:]:
-        if not shared:
+        if node is ONE or not shared:
             return ()
         exponents = {factor.digest: exponent for factor, exponent in factors_of(node)}
         shared = [(factor, min(exponent, exponents[factor.digest])) for factor, exponent in shared if factor.digest in exponents]
@@ -269,7 +290,7 @@ def outside(value: Value, widest: Kind) -> tuple[Value, Value]:
     """Factors of a value no wider than a kind, and the rest, whose coefficient is 1."""
     narrow, wide = [], []
     for factor in factors_of(value.node):
-        (narrow if factor[0].kind <= widest else wide).append(factor)
+        (narrow if factor[0].facts.kind <= widest else wide).append(factor)
     return Value(value.coefficient, from_factors(narrow)), Value(1.0, from_factors(wide))
 
 

@@ -259,7 +259,7 @@ def test_rounding_of_constants_does_not_show():
 def test_an_unknown_operation_is_opaque():
     x = Value(1.0, ONE)
     value = apply("unheard_of", (x,))
-    assert value.node.op == "unheard_of" and not value.node.total
+    assert value.node.op == "unheard_of" and not value.node.facts.total
 
 
 def test_the_evaluator_finds_a_difference():
