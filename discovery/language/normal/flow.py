@@ -18,13 +18,18 @@ from .nodes import ZERO, Node, Value, constant, input_node, key
 from .ring import scale
 
 MAX_ORDERS = 24  # orders tried among states that look alike
-MEMO_SIZE = 30_000  # operations
+MEMO_SIZE = 30_000  # calls
 
 _INPUTS = {
     **{name: Value(1.0, input_node(name, Kind.ARRAY, False)) for name in ("w", "g")},
     **{name: Value(1.0, input_node(name, Kind.SCALAR, False)) for name in ("lr", *OPTIONAL_INPUTS, *OBSERVED_INPUTS)},
 }
-_memo: dict[tuple[str, tuple[Value, ...]], Value] = {}  # a cache alone: what `apply` returns depends on nothing else
+
+Call = tuple[str, tuple[Value, ...]]
+
+# Caches alone: what `apply` returns depends on nothing else.
+_memo: dict[Call, Value] = {}
+_met: set[int] = set()  # hashes of calls
 
 
 class NormalForm(NamedTuple):
@@ -48,15 +53,23 @@ class NormalForm(NamedTuple):
 def evaluate(statements: Iterable[Statement], states: Mapping[str, Value]) -> dict[Argument, Value]:
     """All variables after one step from the given values of the states."""
     values: dict[Argument, Value] = {**_INPUTS, **states}
-    if len(_memo) > MEMO_SIZE:
+    if len(_met) > MEMO_SIZE:
         _memo.clear()
+        _met.clear()
     for target, op, args in statements:
-        known = tuple([values[a] if isinstance(a, str) else constant(a) for a in args])
-        result = _memo.get((op, known))
-        if result is None:
-            result = _memo[(op, known)] = apply(op, known)
-        values[target] = result
+        call = (op, tuple([values[a] if isinstance(a, str) else constant(a) for a in args]))
+        values[target] = _memo.get(call) or _applied(call)
     return values
+
+
+def _applied(call: Call) -> Value:
+    """The result, which is kept from the second time on: most calls come once, and what is kept costs memory and its collection."""
+    result, met = apply(*call), hash(call)
+    if met in _met:
+        _memo[call] = result
+    else:
+        _met.add(met)
+    return result
 
 
 def normal_form(program: Program) -> NormalForm:
