@@ -78,7 +78,7 @@ def _parse(text: str) -> Program:
     program = replace(empty, statements=tuple(reader.statements))
     check_signature(program)
     _check_return(lines[-1], program)
-    infer(program, lines=reader.lines, last_line=function.end_lineno)
+    infer(program, reader.lines, function.end_lineno)
     return program
 
 

@@ -1,21 +1,20 @@
 """Kinds of a program's values, inferred in one pass; what does not fit is an error."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .ops import OF_SCALARS, OPS, Kind, Shape
-from .program import SCHEDULE, Argument, Program, ProgramError
+from .program import SCHEDULE, Argument, Program, ProgramError, Statement
 
 _SHAPES = {name: op.shape for name, op in OPS.items()}
 _ARITY = {name: op.arity for name, op in OPS.items()}
 _ARITY_OF_MAPS = {name: op.arity for name, op in OPS.items() if op.shape is Shape.MAP}
 
 
-def infer(program: Program, known: Sequence[Kind] = (), lines: Sequence[int] | None = None, last_line: int | None = None) -> list[Kind]:
+def infer(program: Program, lines: Sequence[int] | None = None, last_line: int | None = None) -> list[Kind]:
     """The kind of each statement's value.
 
     Args:
         program: any program.
-        known: the kinds of its first statements, where they are known.
         lines: the text line of each statement, for messages; by default statement i stands on line i + 2.
         last_line: the line of the return statement.
 
@@ -33,27 +32,35 @@ def infer(program: Program, known: Sequence[Kind] = (), lines: Sequence[int] | N
     >>> [kind.name for kind in infer(program)]
     ['LEAF', 'ARRAY']
     """
-    kinds, start = input_kinds(program), len(known)
-    kinds.update(zip([statement.target for statement in program.statements[:start]], known, strict=True))
-    inferred = list(known)
-    of_scalars = program.kind == SCHEDULE
-    for index, (target, op, args) in enumerate(program.statements[start:], start):
-        try:
-            if _ARITY_OF_MAPS.get(op) == len(args):  # by far the most frequent
-                kind = max([Kind.SCALAR if argument.__class__ is float else kinds[argument] for argument in args])
-            else:
-                kind = kind_of(op, args, kinds)
-            if of_scalars and (kind is not Kind.SCALAR or _SHAPES[op] not in OF_SCALARS):
-                raise ProgramError(f"{op} works on arrays, a schedule has none")
-        except KeyError as error:
-            raise ProgramError(_unassigned(error), lines[index] if lines else index + 2) from None
-        except ProgramError as error:
-            raise ProgramError(error.reason, lines[index] if lines else index + 2) from None
-        kinds[target] = kind
-        inferred.append(kind)
+    kinds, inferred = input_kinds(program), []
+    try:
+        for statement, kind in zip(program.statements, kinds_of(program.statements, kinds), strict=True):
+            if program.kind == SCHEDULE and (kind is not Kind.SCALAR or _SHAPES[statement.op] not in OF_SCALARS):
+                raise ProgramError(f"{statement.op} works on arrays, a schedule has none")
+            inferred.append(kind)
+    except ProgramError as error:
+        raise ProgramError(error.reason, lines[len(inferred)] if lines else len(inferred) + 2) from None
     if program.outputs[0] not in kinds:
         raise ProgramError(f"`{program.outputs[0]}` is never assigned", last_line)
     return inferred
+
+
+def kinds_of(statements: Iterable[Statement], kinds: dict[Argument, Kind]) -> Iterator[Kind]:
+    """The kind of each statement's value, given those of all variables before, which it keeps up to date.
+
+    Raises:
+        ProgramError: an undefined variable, or an argument too wide.
+    """
+    for target, op, args in statements:
+        if _ARITY_OF_MAPS.get(op) == len(args):  # by far the most frequent
+            try:
+                kind = max([Kind.SCALAR if argument.__class__ is float else kinds[argument] for argument in args])
+            except KeyError as error:
+                raise ProgramError(_unassigned(error)) from None
+        else:
+            kind = kind_of(op, args, kinds)
+        kinds[target] = kind
+        yield kind
 
 
 def operations(program: Program) -> int:

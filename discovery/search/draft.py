@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ..language.canonical import Computed, DataFlow, traced
 from ..language.ops import Kind
 from ..language.program import SCHEDULE, Argument, Program, ProgramError, Statement
-from ..language.types import infer, input_kinds, kind_of
+from ..language.types import infer, input_kinds, kind_of, kinds_of
 
 MEMO_SIZE = 10_000  # programs
 _memo: dict[int, "Draft"] = {}  # by the identity of a program, which its draft keeps alive; a cache alone
@@ -115,19 +115,17 @@ class Draft(NamedTuple):
         kinds, changed = self.kinds, new or old
         if changed is None:
             return kinds
-        after, target = at if old is None else at + 1, changed.target
         if self.origin.kind == SCHEDULE:
-            return infer(self.changed(change), kinds[:at])
+            return infer(self.changed(change))
+        after, target = at if old is None else at + 1, changed.target
         kind = self._kind_before(target, at) if new is None else kind_of(new.op, new.args, self.scope(at))
         seen = self._kind_before(target, at) if old is None else kinds[at]
+        tail = kinds[after:]
         if kind is not seen and self._is_read(target, after):
             if kind is None:
                 raise ProgramError(f"{target!r} is used before it is assigned")
-            return infer(self.changed(change), kinds[:at])
-        if new is None:
-            return kinds[:at] + kinds[after:]
-        assert kind is not None
-        return [*kinds[:at], kind, *kinds[after:]]
+            tail = kinds_of(self.statements[after:], self.scope(at) | {target: kind})
+        return [*kinds[:at], *tail] if new is None or kind is None else [*kinds[:at], kind, *tail]
 
     def _kind_before(self, name: str, at: int) -> Kind | None:
         """The kind of a variable before a statement; None where it is not assigned."""

@@ -148,14 +148,16 @@ def _in_order(program: Program, order: list[str], leaders: Mapping[str, str], sc
         names = {state: f"s{index}" for index, state in enumerate(order)}
         values = evaluate(program.statements, _environment(program, leaders, names, scales))
         update = values[program.outputs[0]]
-        read, before = update.node.states, frozenset()
-        while read != before:
-            before = read
-            read = read.union(*(values[state].node.states for state in order if names[state] in read))
-        kept = [state for state in order if names[state] in read]
-        if kept == order:
+        read = update.node.states
+        while len(read) < len(order):
+            more = read.union(*[values[state].node.states for state in order if names[state] in read])
+            if more == read:
+                break
+            read = more
+        if len(read) == len(order):
             break
-        leaders, order = {state: leader for state, leader in leaders.items() if leader in kept}, kept
+        order = [state for state in order if names[state] in read]
+        leaders = {state: leader for state, leader in leaders.items() if leader in order}
     states = {state: scale(values[state], 1 / scales[state]) for state in order}
     return NormalForm(update, states, dict(scales), dict(leaders), _hash([update, *states.values()]))
 
