@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import selectors
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from multiprocessing import Pipe, connection
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import IO, Any, NamedTuple
 
 from .devices import Place, plan
@@ -43,7 +45,7 @@ class Result(NamedTuple):
 class _Worker:
     number: int
     process: subprocess.Popen[bytes]
-    connection: connection.Connection
+    connection: Connection
     jobs: deque[Work] = field(default_factory=deque)  # the first one runs
     since: float = field(default_factory=time.monotonic)  # start of the running job, or of the process
     ready: bool = False
@@ -74,6 +76,7 @@ class WorkerPool:
     def __init__(self, spec: Spec, places: Sequence[Place] | int, time_limit: float | None = None):
         self._spec = spec
         self._places = plan("cpu", places) if isinstance(places, int) else tuple(places)
+        self._selector = selectors.DefaultSelector()  # kept, for to make one costs more than to ask it
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the pool
         self._pending: deque[Work] = deque()
         self._alone: deque[Work] = deque()  # to be tried again, one at a time with nothing beside
@@ -107,7 +110,8 @@ class WorkerPool:
 
     def close(self) -> None:
         for worker in self._workers:
-            _kill(worker)
+            self._kill(worker)
+        self._selector.close()
         self._errors.close()
 
     def _start(self, number: int) -> _Worker:
@@ -129,7 +133,9 @@ class WorkerPool:
             os.sched_setaffinity(process.pid, place.cores)
         limit = {} if place.address_space_limit else {"memory_limit_mb": 0}
         send(ours, asdict(self._spec) | limit)  # pyright: ignore[reportArgumentType]
-        return _Worker(number, process, ours)
+        worker = _Worker(number, process, ours)
+        self._selector.register(ours, selectors.EVENT_READ, worker)
+        return worker
 
     def _dispatch(self, batches: bool = True) -> None:
         ready = [worker for worker in self._workers if worker.ready]
@@ -137,7 +143,7 @@ class WorkerPool:
             if ready and not any(worker.jobs for worker in self._workers):
                 self._give(ready[0], [self._alone.popleft()])
             return
-        if any(job.key in self._strikes for worker in self._workers for job in worker.jobs):
+        if self._strikes and any(job.key in self._strikes for worker in self._workers for job in worker.jobs):
             return
         for depth in range(QUEUE_PER_WORKER):
             for worker in ready:
@@ -174,7 +180,7 @@ class WorkerPool:
         if not worker.jobs:
             worker.since = time.monotonic()
         worker.jobs.extend(jobs)
-        messages = [asdict(job) for job in jobs]  # pyright: ignore[reportArgumentType]
+        messages = [vars(job) for job in jobs]
         with contextlib.suppress(OSError):  # it died; the next pump notices, with the jobs in its queue
             send(worker.connection, {"jobs": messages} if worker.batch > 1 else messages[0])
 
@@ -191,10 +197,9 @@ class WorkerPool:
 
     def _read(self, timeout: float, results: list[Result]) -> bool:
         """Takes in a message of each worker that has sent one; whether any had."""
-        by_connection = {worker.connection: worker for worker in self._workers}
-        found = connection.wait(list(by_connection), timeout)
-        for ready in found:
-            worker = by_connection[ready]  # pyright: ignore[reportArgumentType]
+        found = self._selector.select(timeout)
+        for key, _ in found:
+            worker: _Worker = key.data
             try:
                 self._receive(worker, receive(worker.connection), results)
             except (EOFError, OSError):
@@ -240,7 +245,7 @@ class WorkerPool:
 
         Of a batch nobody knows whose fault it was: each of its jobs is tried alone.
         """
-        _kill(worker)
+        self._kill(worker)
         self.workers_lost += 1
         if not worker.ready:
             self._failed_starts += 1
@@ -257,11 +262,12 @@ class WorkerPool:
                 results.append(Result(job.key, (), why, {}))
         self._workers[self._workers.index(worker)] = self._start(worker.number)
 
-
-def _kill(worker: _Worker) -> None:
-    worker.process.kill()
-    worker.process.wait()
-    worker.connection.close()
+    def _kill(self, worker: _Worker) -> None:
+        worker.process.kill()
+        worker.process.wait()
+        if not worker.connection.closed:
+            self._selector.unregister(worker.connection)
+            worker.connection.close()
 
 
 def _tail(file: IO[bytes]) -> str:
