@@ -9,7 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from typing import Any
 
 from . import failpoints
 from .config import Budget, SearchConfig
@@ -19,7 +19,7 @@ from .evaluate.fitness import log_loss
 from .language import Program, prune
 from .ledger import EvaluationRow, Ledger, LedgerError
 from .recorder import Recorder
-from .search import Candidate, SearchState, Strategy, measured_again
+from .search import Candidate, SearchState, Strategy, led_anew, measured_again
 from .search.hall_of_fame import Entry, HallOfFame
 
 QUEUE_FACTOR = 4  # candidates asked and not told, per evaluation in flight, most of them duplicates
@@ -138,11 +138,9 @@ class Coordinator:
         ):
             candidate, self._state = self._strategy.ask(self._state)
             failpoints.reached("ask")
-            rejected, neutral = self._counters.rejected + candidate.rejected, self._counters.neutral + candidate.neutral
-            self._counters = self._counters._replace(rejected=rejected, neutral=neutral)
             block = self._block(candidate)
             self._recorder.born(candidate, block)
-            self._count_statements(candidate)
+            self._counters = self._counters.with_birth(candidate)
             self._block_of[candidate.birth] = block
             self._queue.append(candidate)
             if self._submit(candidate) and block == 0:
@@ -153,11 +151,6 @@ class Coordinator:
             return self.elapsed >= self._budget.seconds
         new_in_flight = sum(block == 0 for block in self._block_of.values())
         return len(self._outcomes) + new_in_flight >= (self._budget.evaluations or 0)
-
-    def _count_statements(self, candidate: Candidate) -> None:
-        size, counters = len(candidate.program.statements), self._counters
-        redundant = counters.redundant + size - len(candidate.pruned.statements)
-        self._counters = counters._replace(statements=counters.statements + size, redundant=redundant)
 
     def _block(self, candidate: Candidate) -> int | None:
         """Which block of seeds a birth is evaluated on: the first, or the next one if its program is known and promising.
@@ -184,16 +177,15 @@ class Coordinator:
         return True
 
     def _submit_block(self, candidate: Candidate, block: int) -> None:
-        config = self._config
-        job = self._job(candidate.birth, candidate.pruned, config.block_seeds(block))
+        config, stops = self._config, {}
         if block == 0:  # further blocks are for programs that have shown what they are worth
             hurdle = config.hurdle if math.isfinite(config.hurdle) else None
-            job = replace(job, hurdle=hurdle, limits=self._race.limits_of(candidate.birth), curves=self._race.calibrating)
-        self._pool.submit(job)
+            stops = {"hurdle": hurdle, "limits": self._race.limits_of(candidate.birth), "curves": self._race.calibrating}
+        self._pool.submit(self._job(candidate.birth, candidate.pruned, config.block_seeds(block), **stops))
         failpoints.reached("submit")
 
-    def _job(self, key: int, program: Program, seeds: tuple[int, ...]) -> Job:
-        return Job(key, program.to_json(), seeds, self._factors, best_factor=self._best_factor)
+    def _job(self, key: int, program: Program, seeds: tuple[int, ...], **stops: Any) -> Job:
+        return Job(key, program.to_json(), seeds, self._factors, best_factor=self._best_factor, **stops)
 
     def _calibrate(self, candidate: Candidate, scored: Outcome, result: Result) -> None:
         """Shows a program's first block to the race, which sets its limits once it has seen enough of them."""
@@ -212,7 +204,8 @@ class Coordinator:
             self._tell(candidate)
             if self._config.mode == "deterministic":
                 self._fill()  # the same interleaving of asks and tells, whatever has arrived
-        self._counters = self._counters._replace(workers_lost=self._workers_lost_before + self._pool.workers_lost)
+        if (lost := self._workers_lost_before + self._pool.workers_lost) != self._counters.workers_lost:
+            self._counters = self._counters._replace(workers_lost=lost)
 
     def _tellable(self) -> Candidate | None:
         candidates: Iterator[Candidate] = iter(self._queue)
@@ -228,7 +221,7 @@ class Coordinator:
 
     def _tell(self, candidate: Candidate) -> None:
         block = self._block_of[candidate.birth]
-        if block is not None and not self._score(candidate, block, self._results.pop(candidate.birth)):
+        if block is not None and not self._score(candidate, self._results.pop(candidate.birth)):
             return  # it goes on with another block
         del self._block_of[candidate.birth]
         self._queue.remove(candidate)
@@ -241,22 +234,24 @@ class Coordinator:
             told=counters.told + 1, evaluated=counters.evaluated + (block == 0), cached=counters.cached + (block != 0)
         )
 
-    def _score(self, candidate: Candidate, block: int, result: Result) -> bool:
+    def _score(self, candidate: Candidate, result: Result) -> bool:
         """Takes in the result of a block of seeds; False if one more is needed before the birth is told.
 
         A program that would be the best is evaluated on further seeds until it is not, or has been on all of them: else the
         luckiest would lead.
         """
-        scored = self._blocks.corrected(self._outcome(result, self._config.seeds_per_task), block)
+        known = self._outcomes.get(candidate.hash)
+        before = self._partial.pop(candidate.hash, known)
+        scored = self._outcome(result, self._config.seeds_per_task)
         self._recorder.evaluated(candidate.hash, result)
-        if block == 0:
+        if before is None:
             self._calibrate(candidate, scored, result)
+        else:
+            scored = self._blocks.corrected(scored, len(before.scores))
+            self._counters = self._counters._replace(repeated=self._counters.repeated + 1)
         if result.status:
             self._recorder.event(str(result.status), f"{candidate.hash} cost its workers; this outcome cannot be reproduced bit for bit")
-        before = self._partial.pop(candidate.hash, None) or self._outcomes.get(candidate.hash)
-        joined = before.joined(scored) if before else scored
-        if before is not None:
-            self._counters = self._counters._replace(repeated=self._counters.repeated + 1)
+        joined = scored if before is None else before.joined(scored)
         best, count = self._state.best, len(joined.scores)
         leads = best is None or (joined.fitness < best.fitness and best.hash != candidate.hash)
         if joined.status is Status.OK and (leads or self._blocks.calibrating) and count < self._config.replicates:
@@ -264,10 +259,12 @@ class Coordinator:
             self._submit_block(candidate, count)
             return False
         self._in_flight.discard(candidate.hash)
-        self._count_failure(joined, self._outcomes.get(candidate.hash))
+        self._count_failure(joined, known)
         if joined.status is Status.OK and self._blocks.calibrating:
             joined = self._observe_blocks(candidate.hash, joined)
         self._outcomes[candidate.hash] = joined
+        if known is not None:
+            self._state = measured_again(self._state, {candidate.hash: joined.fitness})
         self._recorder.scored(candidate.hash, joined)
         self._hall.put(Entry(candidate.hash, candidate.pruned, joined, mean_losses(result.evaluations)))
         return True
@@ -284,7 +281,7 @@ class Coordinator:
             self._recorder.scored(name, known)
         for entry in self._hall.entries:
             self._hall.put(entry._replace(outcome=found.get(entry.hash, entry.outcome)))
-        self._state = measured_again(self._state, {name: outcome.fitness for name, outcome in found.items()})
+        self._state = led_anew(measured_again(self._state, {name: outcome.fitness for name, outcome in found.items()}))
         self._recorder.event("blocks", f"{len(self._blocks.calibrators)} programs tell by how much blocks of seeds differ")
         return self._blocks.corrected(scored)
 

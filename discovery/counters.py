@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from .search import Candidate
 from .search.hall_of_fame import Entry
 
 
@@ -18,6 +19,16 @@ class Counters(NamedTuple):
     statements: int = 0  # of all births
     redundant: int = 0  # of them, those that never reach an update
     workers_lost: int = 0
+
+    def with_birth(self, candidate: Candidate) -> "Counters":
+        """With the statements of a birth, and the mutants drawn on the way to it."""
+        size, left = len(candidate.program.statements), len(candidate.pruned.statements)
+        return self._replace(
+            rejected=self.rejected + candidate.rejected,
+            neutral=self.neutral + candidate.neutral,
+            statements=self.statements + size,
+            redundant=self.redundant + size - left,
+        )
 
     @property
     def savings(self) -> dict[str, float]:

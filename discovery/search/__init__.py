@@ -8,7 +8,7 @@ from .baselines import random_search
 from .evolve import EvolutionConfig, constants_only, regularized_evolution
 from .mutate import Child, MutationConfig, mutant, mutate
 from .racing import RacingConfig
-from .strategy import Candidate, Member, SearchState, Strategy, measured_again
+from .strategy import Candidate, Member, SearchState, Strategy, led_anew, measured_again
 
 __all__ = [
     "Candidate",
@@ -20,6 +20,7 @@ __all__ = [
     "SearchState",
     "Strategy",
     "constants_only",
+    "led_anew",
     "measured_again",
     "mutant",
     "mutate",

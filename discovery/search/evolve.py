@@ -108,7 +108,4 @@ def _tell(config: EvolutionConfig, state: SearchState, candidate: Candidate, fit
     if config.restart_after and state.stagnant >= config.restart_after and state.best is not None:
         return state._replace(population=(state.best,), stagnant=0, restarts=state.restarts + 1)
     member = Member(candidate.birth, candidate.program, candidate.hash, fitness)
-    older, hashes = state.population, [each.hash for each in state.population]
-    if member.hash in hashes and older[hashes.index(member.hash)].fitness != fitness:  # as one is, so are all that compute the same
-        older = [each._replace(fitness=fitness) if each.hash == member.hash else each for each in older]
-    return state._replace(population=(*older, member)[-config.population_size :])
+    return state._replace(population=(*state.population, member)[-config.population_size :])

@@ -1,6 +1,5 @@
 """The best distinct programs so far."""
 
-from bisect import insort
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -50,7 +49,7 @@ class HallOfFame:
 
     def __init__(self, size: int):
         self._size = size
-        self._kept: list[Entry] = []
+        self._kept: dict[str, Entry] = {}  # by hash, best first
 
     @property
     def capacity(self) -> int:
@@ -60,17 +59,18 @@ class HallOfFame:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The best, in order."""
-        return tuple(distinct(self._kept, lambda entry: entry.outcome.scores)[: self._size])
+        return tuple(distinct(self._kept.values(), lambda entry: entry.outcome.scores)[: self._size])
 
     @property
     def finalists(self) -> tuple[Entry, ...]:
         """The best without those that random inputs do not tell from a better one, which takes milliseconds a program."""
-        kept = distinct(self._kept, lambda entry: entry.outcome.scores)
+        kept = distinct(self._kept.values(), lambda entry: entry.outcome.scores)
         return tuple(islice(different(kept, lambda entry: entry.program), self._size))
 
     def put(self, entry: Entry) -> None:
         """Enters a program, or what is newly known of it; one that failed is not in it."""
-        others = [kept for kept in self._kept if kept.hash != entry.hash]
-        if entry.fitness < float("inf") and (len(others) < self.capacity or entry.fitness <= others[-1].fitness):
-            insort(others, entry, key=lambda e: (e.fitness, e.hash))
-        self._kept = others[: self.capacity]
+        self._kept.pop(entry.hash, None)
+        full = len(self._kept) >= self.capacity
+        if entry.fitness < float("inf") and not (full and entry.fitness > next(reversed(self._kept.values())).fitness):
+            ranked = sorted([*self._kept.values(), entry], key=lambda e: (e.fitness, e.hash))
+            self._kept = {kept.hash: kept for kept in ranked[: self.capacity]}

@@ -64,8 +64,8 @@ class Strategy(NamedTuple):
     """A search as pure functions.
 
     ``init(seed) -> state``; ``ask(state) -> (candidate, state)``; ``tell(state, candidate, fitness) -> state``. Any number
-    of candidates may be asked before the first is told. A program may be told again, by a later birth or as its fitness is
-    measured better; its newest fitness holds.
+    of candidates may be asked before the first is told. A program that is told again, by a later birth, has the fitness that it had,
+    unless `measured_again` has said otherwise.
     """
 
     init: Callable[[int], SearchState]
@@ -86,19 +86,22 @@ def first(state: SearchState, initial: Program) -> tuple[Candidate, SearchState]
 
 def tell_best(state: SearchState, candidate: Candidate, fitness: float) -> SearchState:
     """Keeps count of the best program and of the births since."""
-    best = state.best
-    if best is not None and best.hash == candidate.hash:  # measured again
-        best = best._replace(fitness=fitness)
-    if best is None or fitness < best.fitness:
+    if state.best is None or fitness < state.best.fitness:
         return state._replace(best=Member(candidate.birth, candidate.program, candidate.hash, fitness), stagnant=0)
-    return state._replace(best=best, stagnant=state.stagnant + 1)
+    return state._replace(stagnant=state.stagnant + 1)
 
 
 def measured_again(state: SearchState, fitness: Mapping[str, float]) -> SearchState:
-    """The state with the newer fitness of some programs, by hash; the best of all who are known then leads."""
+    """The state with the newer fitness of some programs, by hash: as one is, so are all that compute the same."""
     members = [member._replace(fitness=fitness.get(member.hash, member.fitness)) for member in (*state.population, state.best) if member]
-    best = min(members, key=lambda member: member.fitness, default=None)
-    return state._replace(population=tuple(members[: len(state.population)]), best=best)
+    size = len(state.population)
+    return state._replace(population=tuple(members[:size]), best=members[size] if state.best else None)
+
+
+def led_anew(state: SearchState) -> SearchState:
+    """The state that the fittest of all who are known in it leads."""
+    known = [member for member in (*state.population, state.best) if member]
+    return state._replace(best=min(known, key=lambda member: member.fitness, default=None))
 
 
 def random_of(state: SearchState) -> Random:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import random
 import re
 import shutil
@@ -16,7 +17,7 @@ import pytest
 
 from stepsmith.discovery import ConfigError, Run, resume, search, session
 from stepsmith.discovery.config import load
-from stepsmith.discovery.evaluate import WorkerSpec
+from stepsmith.discovery.evaluate import WorkerSpec, yardstick
 from stepsmith.discovery.evaluate.blocks import CALIBRATORS
 from stepsmith.discovery.language import canonical_hash, extended_operations
 from stepsmith.discovery.language import load as load_program
@@ -157,6 +158,24 @@ def test_who_would_lead_is_evaluated_on_more_seeds(small_config, finished_run):
             assert len(outcomes[leader][1]) == small_config.replicates
     assert leader is not None and outcomes[leader][1] != outcomes[leader][1][:1] * small_config.replicates
     assert finished_run.status()["repeated"] >= small_config.replicates - 1
+
+
+def test_every_score_is_brought_to_the_first_block(small_config, tmp_path):
+    config = dataclasses.replace(small_config, budget="100")
+    reference, on_more = yardstick("digits_mlp"), set()
+    run = search(config, tmp_path / "run", workers=2)
+    with Ledger.open(run.folder / "ledger.sqlite") as ledger:
+        effects, calibrators = (ledger.state()["blocks"][name] for name in ("effects", "calibrators"))
+        assert effects[0] == 0.0 and all(effects[1:])
+        for program_hash, (status, scores) in ledger.outcomes().items():
+            losses = {e.seed: e.loss for e in ledger.evaluations(program_hash)}
+            if program_hash not in calibrators and len(scores) > 1:
+                on_more.add(program_hash)
+            for block, score in enumerate(scores if status == "ok" else ()):
+                (seed,) = config.block_seeds(block)
+                raw = (math.log(losses[seed]) - reference.log_loss) / reference.scale
+                assert score == pytest.approx(raw - effects[block], abs=1e-6)
+    assert on_more  # some that were not calibrators would have led
 
 
 def test_the_best_rule_trains_in_an_optax_chain(finished_run):

@@ -13,6 +13,8 @@ from stepsmith.discovery.search import (
     MutationConfig,
     SearchState,
     constants_only,
+    led_anew,
+    measured_again,
     random_search,
     regularized_evolution,
 )
@@ -206,15 +208,17 @@ def test_a_plateau_ends_in_a_restart_from_the_best():
     assert candidates[0].parent == 3
 
 
-def test_a_program_told_again_has_its_newest_fitness_everywhere():
+def test_a_program_measured_again_has_its_newest_fitness_everywhere():
     strategy = _evolution(8, 3)
     candidates, state = _advance(strategy, strategy.init(0), 5, lambda c: float(c.birth))
     again = candidates[0]._replace(birth=9)
-    state = strategy.tell(state, again, 2.5)
+    state = strategy.tell(measured_again(state, {again.hash: 2.5}), again, 2.5)
     assert [m.fitness for m in state.population if m.hash == again.hash] == [2.5, 2.5]
     assert (state.best.birth, state.best.fitness) == (0, 2.5)
-    state = strategy.tell(state, candidates[1]._replace(birth=10), 0.5)
+    assert (led_anew(state).best.birth, led_anew(state).best.fitness) == (1, 1.0)
+    state = strategy.tell(measured_again(state, {candidates[1].hash: 0.5}), candidates[1]._replace(birth=10), 0.5)
     assert (state.best.birth, state.best.fitness) == (10, 0.5)
+    assert measured_again(strategy.init(0), {again.hash: 1.0}) == led_anew(strategy.init(0)) == strategy.init(0)
 
 
 @pytest.mark.parametrize(("migration", "expected"), [(0.0, {0}), (1.0, {1})])

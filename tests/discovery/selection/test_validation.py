@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from stepsmith.discovery.language import load
 from stepsmith.discovery.ledger import BirthRow
-from stepsmith.discovery.search.strategy import Candidate, init, tell_best
+from stepsmith.discovery.search.strategy import Candidate, init, measured_again, tell_best
 from stepsmith.discovery.selection.validation import CurvePoint, Improvement, improvements, meta_overfitting, thinned
 
 
@@ -22,7 +22,8 @@ def test_the_leaders_are_those_of_the_search_itself(told):
     program, state, expected = load("sgd"), init(0), []
     for index, (name, fitness) in enumerate(told):
         before = state.best
-        state = tell_best(state, Candidate(index, program, name, None, "", program), math.inf if fitness is None else fitness)
+        value = math.inf if fitness is None else fitness
+        state = tell_best(measured_again(state, {name: value}), Candidate(index, program, name, None, "", program), value)
         if state.best is not None and math.isfinite(state.best.fitness) and (before is None or state.best.hash != before.hash):
             expected.append(state.best.birth)
     # A failure told again of the leader is the one thing the ledger tells otherwise: it keeps no number of it.
