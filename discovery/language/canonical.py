@@ -181,4 +181,4 @@ def is_live(program: Program, flow: DataFlow | None = None) -> bool:
     """Whether a program depends on what it has to: a rule on the gradient, a schedule on the time or what it observes."""
     update, states = flow or data_flow(program)
     followed = _FOLLOWED[program.kind]
-    return any(not followed.isdisjoint(_reads(value)) for value in (update, *[value for _, value in states]))
+    return not followed.isdisjoint(_reads(update)) or any(not followed.isdisjoint(_reads(value)) for _, value in states)
