@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from .extrapolate import Limits
 from .fitness import Evaluation, Status
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
 
 @runtime_checkable
 class Spec(Protocol):
@@ -110,7 +112,7 @@ class Job:
 
 
 def send(connection: Connection, message: Any) -> None:
-    connection.send_bytes(json.dumps(message, separators=(",", ":")).encode())
+    connection.send_bytes(_ENCODER.encode(message).encode())
 
 
 def receive(connection: Connection) -> Any:

@@ -13,7 +13,6 @@ from .ops import ALIASES, OPS
 # Limits on what is accepted from outside and on what mutation may grow.
 MAX_STATEMENTS = 64
 MAX_STATES = 6
-MEMO_SIZE = 100_000  # statements
 OPTIONAL_INPUTS = ("step", "progress", "budget")
 OBSERVED_INPUTS = ("loss", "gradient_norm")  # that a schedule may have beside them, in the extended language
 UPDATE, SCHEDULE = "update", "schedule"  # kinds of programs
@@ -21,7 +20,7 @@ _EXTENDED = frozenset(name for name, op in OPS.items() if op.extended)
 
 Argument = str | float
 
-_ENCODER = json.JSONEncoder(separators=(",", ":"))
+_ENCODER = json.JSONEncoder(separators=(",", ":"))  # kept: to make one takes a third of a program's time
 
 
 class ProgramError(ValueError):
@@ -39,10 +38,6 @@ class Statement(NamedTuple):
     target: str
     op: str
     args: tuple[Argument, ...]
-
-
-# A statement, which this keeps alive, and its JSON by the statement's identity: a child shares most of its parent's. A cache alone.
-_texts: dict[int, tuple[Statement, str]] = {}
 
 
 @dataclass(frozen=True)
@@ -76,9 +71,8 @@ class Program:
 
     def to_json(self) -> str:
         """The program as one line of JSON; `from_json` is the inverse."""
-        kind = "" if self.kind == UPDATE else "," + _ENCODER.encode(self.kind)
-        statements = ",".join([_as_json(statement) for statement in self.statements])
-        return f"[{_ENCODER.encode(self.states)},{_ENCODER.encode(self.extra)},[{statements}]{kind}]"
+        kind = [self.kind] if self.kind != UPDATE else []
+        return _ENCODER.encode([self.states, self.extra, self.statements, *kind])
 
     @staticmethod
     def from_json(text: str) -> "Program":
@@ -91,15 +85,6 @@ class Program:
             raise ProgramError(f"not a program in JSON: {error}") from None
         check_signature(program)
         return program
-
-
-def _as_json(statement: Statement) -> str:
-    known = _texts.get(id(statement))
-    if known is None:
-        if len(_texts) >= MEMO_SIZE:
-            _texts.clear()
-        known = _texts[id(statement)] = (statement, _ENCODER.encode(statement))
-    return known[1]
 
 
 def extended_operations(program: Program) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The best distinct programs so far."""
 
+from bisect import insort
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -49,7 +50,8 @@ class HallOfFame:
 
     def __init__(self, size: int):
         self._size = size
-        self._kept: dict[str, Entry] = {}  # by hash, best first
+        self._kept: list[tuple[float, str, Entry]] = []  # with their fitness and hash, best first
+        self._hashes: set[str] = set()
 
     @property
     def capacity(self) -> int:
@@ -59,18 +61,24 @@ class HallOfFame:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """The best, in order."""
-        return tuple(distinct(self._kept.values(), lambda entry: entry.outcome.scores)[: self._size])
+        return tuple(self._distinct()[: self._size])
 
     @property
     def finalists(self) -> tuple[Entry, ...]:
         """The best without those that random inputs do not tell from a better one, which takes milliseconds a program."""
-        kept = distinct(self._kept.values(), lambda entry: entry.outcome.scores)
-        return tuple(islice(different(kept, lambda entry: entry.program), self._size))
+        return tuple(islice(different(self._distinct(), lambda entry: entry.program), self._size))
+
+    def _distinct(self) -> list[Entry]:
+        return distinct([entry for *_, entry in self._kept], lambda entry: entry.outcome.scores)
 
     def put(self, entry: Entry) -> None:
         """Enters a program, or what is newly known of it; one that failed is not in it."""
-        self._kept.pop(entry.hash, None)
-        full = len(self._kept) >= self.capacity
-        if entry.fitness < float("inf") and not (full and entry.fitness > next(reversed(self._kept.values())).fitness):
-            ranked = sorted([*self._kept.values(), entry], key=lambda e: (e.fitness, e.hash))
-            self._kept = {kept.hash: kept for kept in ranked[: self.capacity]}
+        fitness = entry.fitness
+        if entry.hash in self._hashes:
+            self._kept = [kept for kept in self._kept if kept[1] != entry.hash]
+            self._hashes.discard(entry.hash)
+        if fitness < float("inf"):
+            insort(self._kept, (fitness, entry.hash, entry))
+            self._hashes.add(entry.hash)
+        if len(self._kept) > self.capacity:
+            self._hashes.discard(self._kept.pop()[1])
