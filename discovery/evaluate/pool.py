@@ -85,7 +85,7 @@ class WorkerPool:
         self._time_limit = time_limit
         self.workers_lost = 0
         self.dropped: deque[int] = deque()  # keys of results that no running job was waiting for
-        self._workers = [self._start(number) for number in range(len(self._places))]
+        self._workers = [self._watched(self._start(number)) for number in range(len(self._places))]
 
     def __enter__(self) -> "WorkerPool":
         return self
@@ -133,8 +133,10 @@ class WorkerPool:
             os.sched_setaffinity(process.pid, place.cores)
         limit = {} if place.address_space_limit else {"memory_limit_mb": 0}
         send(ours, asdict(self._spec) | limit)  # pyright: ignore[reportArgumentType]
-        worker = _Worker(number, process, ours)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
+        return _Worker(number, process, ours)
+
+    def _watched(self, worker: _Worker) -> _Worker:
+        self._selector.register(worker.connection, selectors.EVENT_READ, worker)
         return worker
 
     def _dispatch(self, batches: bool = True) -> None:
@@ -260,7 +262,7 @@ class WorkerPool:
             else:
                 del self._strikes[job.key]
                 results.append(Result(job.key, (), why, {}))
-        self._workers[self._workers.index(worker)] = self._start(worker.number)
+        self._workers[self._workers.index(worker)] = self._watched(self._start(worker.number))
 
     def _kill(self, worker: _Worker) -> None:
         worker.process.kill()
