@@ -1,9 +1,8 @@
-"""A program under mutation: what its statements compute is known, so that a change costs what it changes."""
+"""A program under mutation: the kinds and the liveness of its statements are known, so that most changes cost what they change."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..language.canonical import Computed, DataFlow, traced
+from ..language.canonical import reaching
 from ..language.ops import Kind
 from ..language.program import SCHEDULE, Argument, Program, ProgramError, Statement
 from ..language.types import infer, input_kinds, kind_of, kinds_of
@@ -45,7 +44,6 @@ class Draft(NamedTuple):
         kinds: of each statement's value. # [statements]
         needed: the variables that reach the update from before each statement, and from the end. # [statements + 1]
         states: how many of its states do.
-        computed: what the first statements compute. # [statements or fewer]
         inputs: their kinds.
         scopes: what `scope` has returned, by position.
     """
@@ -56,7 +54,6 @@ class Draft(NamedTuple):
     kinds: list[Kind]
     needed: list[frozenset[Argument]]
     states: int
-    computed: Sequence[Computed]
     inputs: dict[Argument, Kind]
     scopes: dict[int, dict[Argument, Kind]]
 
@@ -67,26 +64,26 @@ class Draft(NamedTuple):
         if draft is None:
             if len(_memo) >= MEMO_SIZE:
                 _memo.clear()
-            draft = _memo[id(parent)] = Draft.from_parts(parent, infer(parent), *traced(parent))
+            draft = _memo[id(parent)] = Draft.from_parts(parent, infer(parent), reaching(parent).states)
         return draft
 
     @staticmethod
-    def from_parts(program: Program, kinds: list[Kind], flow: DataFlow, computed: Sequence[Computed]) -> "Draft":
-        """The draft of a program whose kinds, data flow and computations are known."""
-        states = [state for state, _ in flow.states]
+    def from_parts(program: Program, kinds: list[Kind], states: tuple[str, ...]) -> "Draft":
+        """The draft of a program of which the kinds, and the states that reach the update, are known."""
         needed, found = frozenset[Argument]((program.outputs[0], *states)), []
         for target, _, args in reversed(program.statements):
             found.append(needed)
             if target in needed:
                 needed = (needed - {target}).union([argument for argument in args if argument.__class__ is str])
-        reaching = [needed, *reversed(found)]
-        return Draft(program, program.statements, _targets(program), kinds, reaching, len(states), computed, input_kinds(program), {})
+        return Draft(
+            program, program.statements, _targets(program), kinds, [needed, *reversed(found)], len(states), input_kinds(program), {}
+        )
 
     @staticmethod
     def unchecked(program: Program) -> "Draft":
         """A draft that tells the variables and nothing else, for a program that need not be valid."""
         kinds = [Kind.ARRAY] * len(program.statements)
-        return Draft(program, program.statements, _targets(program), kinds, [], 0, [], input_kinds(program), {})
+        return Draft(program, program.statements, _targets(program), kinds, [], 0, input_kinds(program), {})
 
     @property
     def program(self) -> Program:
@@ -160,7 +157,7 @@ class Draft(NamedTuple):
         elif old is not None and new is None:
             needed = needed[:at] + needed[at + 1 :]
             targets = targets[:at] + targets[at + 1 :]
-        return Draft(self.origin, statements, targets, kinds, needed, self.states, self.computed[:at], self.inputs, {})
+        return Draft(self.origin, statements, targets, kinds, needed, self.states, self.inputs, {})
 
 
 def _targets(program: Program) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import NamedTuple
 
-from ..language.canonical import canonical_hash_of_pruned, is_live, prune, traced
+from ..language.canonical import canonical_hash_of_pruned, is_live, prune, reaching
 from ..language.message import shown
 from ..language.ops import SAMPLED, SAMPLED_EXTENDED, SAMPLED_SCALAR, Op
 from ..language.program import (
@@ -103,15 +103,15 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
             draft, child_hash = draft.after(change, kinds), parent_hash
         else:
             program = draft.changed(change)
-            flow, computed = traced(program, draft.computed[: change.at])
-            if not is_live(program, flow) or len(flow.states) > config.max_states:
+            live = reaching(program)
+            if not is_live(program, live) or len(live.states) > config.max_states:
                 rejected += 1
                 continue
-            pruned = prune(program, flow)
-            child_hash = canonical_hash_of_pruned(pruned, flow)
+            pruned = prune(program, live)
+            child_hash = canonical_hash_of_pruned(pruned)
             if child_hash != parent_hash:
                 return Child(program, child_hash, change.mutation, pruned, rejected, neutral)
-            draft = Draft.from_parts(program, kinds, flow, computed)
+            draft = Draft.from_parts(program, kinds, live.states)
         if neutral == MAX_NEUTRAL:
             return Child(draft.program, child_hash, change.mutation, prune(draft.program), rejected, neutral)
         neutral += 1

@@ -35,6 +35,8 @@ def test_prune_removes_a_state_overwritten_before_it_is_read():
 def test_prune_drops_unread_extra_inputs():
     program = _program("x = step * 2.0", "update = g * progress", signature="w, g, lr, step, progress", returned="update")
     assert prune(program).extra == ("progress",)
+    program = _program("step = g * 2.0", "update = step * progress", signature="w, g, lr, step, progress", returned="update")
+    assert prune(program).extra == ("progress",)  # step is another variable before it is read
 
 
 def test_prune_of_lion_raw():

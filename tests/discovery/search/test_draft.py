@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from stepsmith.discovery.language import Program, ProgramError, canonical_hash, infer, is_live, load, prune
-from stepsmith.discovery.language.canonical import traced
+from stepsmith.discovery.language.canonical import reaching
 from stepsmith.discovery.search import MutationConfig, mutant
 from stepsmith.discovery.search.draft import Change, Draft
 
@@ -44,7 +44,7 @@ def test_kinds_and_liveness_after_a_change(name, extended):
     for _ in range(STEPS):
         candidate, _ = mutant(program, random, config, extended)
         program = Program(program.statements, program.states, candidate.extra, program.kind)
-        draft, change = Draft.from_parts(program, infer(program), *traced(program)), _change(program, candidate)
+        draft, change = Draft.from_parts(program, infer(program), reaching(program).states), _change(program, candidate)
         assert draft.changed(change) == candidate
         expected, kinds = _kinds(candidate), _kinds_after(draft, change)
         if isinstance(expected, str):
@@ -56,9 +56,8 @@ def test_kinds_and_liveness_after_a_change(name, extended):
         seen["neutral" if neutral else "other"] += 1
         if neutral:
             assert prune(candidate) == prune(program) and canonical_hash(candidate) == canonical_hash(program)
-            after, anew = draft.after(change, expected), Draft.from_parts(candidate, expected, *traced(candidate))
+            after, anew = draft.after(change, expected), Draft.from_parts(candidate, expected, reaching(candidate).states)
             assert (after.program, after.kinds, after.needed, after.states) == (anew.program, anew.kinds, anew.needed, anew.states)
-            assert after.computed == anew.computed[: change.at]
             for position, scope in after.scopes.items():
                 assert list(scope.items()) == list(anew.scope(position).items())
         if neutral or is_live(candidate):
