@@ -1,13 +1,15 @@
 """A program under mutation: the kinds and the liveness of its statements are known, so that most changes cost what they change."""
 
+from bisect import bisect_left
 from typing import NamedTuple
 
 from ..language.canonical import reaching
 from ..language.ops import Kind
-from ..language.program import SCHEDULE, Argument, Program, ProgramError, Statement
+from ..language.program import MAX_STATEMENTS, SCHEDULE, Argument, Program, ProgramError, Statement
 from ..language.types import infer, input_kinds, kind_of, kinds_of
 
 MEMO_SIZE = 10_000  # programs
+_FRESH = tuple(f"x{i}" for i in range(1, 2 * MAX_STATEMENTS))  # more names than a program has
 _memo: dict[int, "Draft"] = {}  # by the identity of a program, which its draft keeps alive; a cache alone
 
 
@@ -34,8 +36,8 @@ class Change(NamedTuple):
         return before + after if self.new is None else (*before, self.new, *after)
 
 
-class Draft(NamedTuple):
-    """A valid program.
+class Draft:
+    """A valid program, which neutral changes alter in place.
 
     Attributes:
         origin: the program that it was made of, whose inputs and kind it has.
@@ -45,90 +47,94 @@ class Draft(NamedTuple):
         needed: the variables that reach the update from before each statement, and from the end. # [statements + 1]
         states: how many of its states do.
         inputs: their kinds.
-        scopes: what `scope` has returned, by position.
     """
 
-    origin: Program
-    statements: tuple[Statement, ...]
-    targets: list[str]
-    kinds: list[Kind]
-    needed: list[frozenset[Argument]]
-    states: int
-    inputs: dict[Argument, Kind]
-    scopes: dict[int, dict[Argument, Kind]]
+    __slots__ = ("_first", "_names", "_places", "inputs", "kinds", "needed", "origin", "states", "statements", "targets")
+
+    def __init__(self, origin: Program, kinds: list[Kind], needed: list[frozenset[Argument]], states: int, inputs: dict[Argument, Kind]):
+        self.origin, self.kinds, self.needed, self.states, self.inputs = origin, kinds, needed, states, inputs
+        self.statements = [*origin.statements]
+        self.targets = [statement.target for statement in origin.statements]
+        self._first: dict[Argument, int] = {}  # variable -> where it is assigned first, -1: an input; empty where that is to be found again
+        self._names: list[Argument] = []  # the variables in this order
+        self._places: list[int] = []
 
     @staticmethod
     def of(parent: Program) -> "Draft":
-        """The draft of a parent, which is likely to have more children."""
-        draft = _memo.get(id(parent))
-        if draft is None:
+        """A draft of a parent, which is likely to have more children."""
+        found = _memo.get(id(parent))
+        if found is None:
             if len(_memo) >= MEMO_SIZE:
                 _memo.clear()
-            draft = _memo[id(parent)] = Draft.from_parts(parent, infer(parent), reaching(parent).states)
+            found = _memo[id(parent)] = Draft(parent, infer(parent), [], 0, input_kinds(parent))
+            found.follow(reaching(parent).states)
+            found.variables(0)
+        draft = Draft(parent, found.kinds[:], found.needed[:], found.states, found.inputs)
+        draft._first, draft._names, draft._places = found._first, found._names, found._places
         return draft
-
-    @staticmethod
-    def from_parts(program: Program, kinds: list[Kind], states: tuple[str, ...]) -> "Draft":
-        """The draft of a program of which the kinds, and the states that reach the update, are known."""
-        needed, found = frozenset[Argument]((program.outputs[0], *states)), []
-        for target, _, args in reversed(program.statements):
-            found.append(needed)
-            if target in needed:
-                needed = (needed - {target}).union([argument for argument in args if argument.__class__ is str])
-        return Draft(
-            program, program.statements, _targets(program), kinds, [needed, *reversed(found)], len(states), input_kinds(program), {}
-        )
 
     @staticmethod
     def unchecked(program: Program) -> "Draft":
         """A draft that tells the variables and nothing else, for a program that need not be valid."""
-        kinds = [Kind.ARRAY] * len(program.statements)
-        return Draft(program, program.statements, _targets(program), kinds, [], 0, input_kinds(program), {})
+        return Draft(program, [], [], 0, input_kinds(program))
 
     @property
     def program(self) -> Program:
         """The program as it is now."""
-        return self._with(self.statements)
+        return self._with(tuple(self.statements))
 
     def changed(self, change: Change) -> Program:
         """The changed program, whether or not it is valid."""
-        return self._with(change.applied(self.statements))
+        return self._with(change.applied(tuple(self.statements)))
 
     def _with(self, statements: tuple[Statement, ...]) -> Program:
         origin = self.origin
-        return origin if statements is origin.statements else Program(statements, origin.states, origin.extra, origin.kind)
+        return Program(statements, origin.states, origin.extra, origin.kind)
 
-    def scope(self, at: int) -> dict[Argument, Kind]:
-        """The variables that are assigned before a statement with their kinds, in order of appearance."""
-        scope = self.scopes.get(at)
-        if scope is None:
-            scope = self.scopes[at] = self.inputs.copy()
-            scope.update(zip(self.targets[:at], self.kinds, strict=False))
-        return scope
+    def follow(self, states: tuple[str, ...]) -> None:
+        """Finds what reaches the update, of which the states are known."""
+        needed, found = frozenset[Argument]((self.origin.outputs[0], *states)), []
+        for target, _, args in reversed(self.statements):
+            found.append(needed)
+            if target in needed:
+                needed = (needed - {target}).union([argument for argument in args if argument.__class__ is str])
+        self.needed, self.states = [needed, *reversed(found)], len(states)
 
-    def kinds_after(self, change: Change) -> list[Kind]:
-        """The kinds of the changed program's statements; a ProgramError where it is not valid."""
+    def variables(self, at: int) -> tuple[list[Argument], int]:
+        """Variables in order of appearance, and how many of the first are assigned before a statement."""
+        if not self._first:
+            first: dict[Argument, int] = dict.fromkeys(self.inputs, -1)
+            for place, target in enumerate(self.targets):
+                if target not in first:
+                    first[target] = place
+            self._first, self._names, self._places = first, [*first], [*first.values()]
+        return self._names, bisect_left(self._places, at)
+
+    def fresh(self) -> str:
+        """A name that no variable has."""
+        self.variables(0)
+        return next(name for name in _FRESH if name not in self._first)
+
+    def kinds_after(self, change: Change) -> tuple[Kind | None, list[Kind] | None]:
+        """The kind of the changed statement and, where they change, of those after it; a ProgramError where the program is not valid."""
         at, old, new, _ = change
-        kinds, changed = self.kinds, new or old
+        changed = new or old
         if changed is None:
-            return kinds
+            return None, None
         if self.origin.kind == SCHEDULE:
-            return infer(self.changed(change))
-        after, target = at if old is None else at + 1, changed.target
-        kind = self._kind_before(target, at) if new is None else kind_of(new.op, new.args, self.scope(at))
-        seen = self._kind_before(target, at) if old is None else kinds[at]
-        tail = kinds[after:]
-        if kind is not seen and self._is_read(target, after):
-            if kind is None:
-                raise ProgramError(f"{target!r} is used before it is assigned")
-            tail = kinds_of(self.statements[after:], self.scope(at) | {target: kind})
-        return [*kinds[:at], *tail] if new is None or kind is None else [*kinds[:at], kind, *tail]
-
-    def _kind_before(self, name: str, at: int) -> Kind | None:
-        """The kind of a variable before a statement; None where it is not assigned."""
-        if name in self.targets[:at]:
-            return next(self.kinds[i] for i in range(at - 1, -1, -1) if self.targets[i] == name)
-        return self.inputs.get(name)
+            kinds = infer(self.changed(change))
+            return (kinds[at] if new else None), kinds[at + (new is not None) :]
+        target, before = changed.target, self.inputs.copy()
+        before.update(zip(self.targets[:at], self.kinds, strict=False))
+        seen = self.kinds[at] if old else before.get(target)
+        kind = kind_of(new.op, new.args, before) if new else before.get(target)
+        after = at + (old is not None)
+        if kind is seen or not self._is_read(target, after):
+            return kind, None
+        if kind is None:
+            raise ProgramError(f"{target!r} is used before it is assigned")
+        before[target] = kind
+        return kind, [*kinds_of(self.statements[after:], before)]
 
     def _is_read(self, name: str, start: int) -> bool:
         """Whether the program reads a variable, as it is before a statement, from there on."""
@@ -147,18 +153,23 @@ class Draft(NamedTuple):
         changed = new or old
         return changed is None or changed.target not in self.needed[at if old is None else at + 1]
 
-    def after(self, change: Change, kinds: list[Kind]) -> "Draft":
-        """The draft after a neutral change."""
+    def apply(self, change: Change, kind: Kind | None, later: list[Kind] | None) -> None:
+        """Makes a valid change, with what `kinds_after` says of it; if it is not neutral, `follow` has to come after it."""
         at, old, new, _ = change
-        statements, targets, needed = change.applied(self.statements), self.targets, self.needed
-        if old is None and new is not None:
-            needed = [*needed[: at + 1], *needed[at:]]
-            targets = [*targets[:at], new.target, *targets[at:]]
-        elif old is not None and new is None:
-            needed = needed[:at] + needed[at + 1 :]
-            targets = targets[:at] + targets[at + 1 :]
-        return Draft(self.origin, statements, targets, kinds, needed, self.states, self.inputs, {})
-
-
-def _targets(program: Program) -> list[str]:
-    return [statement.target for statement in program.statements]
+        if later is not None:
+            self.kinds[at + (old is not None) :] = later
+        if new is None:
+            if old is not None:
+                self._first = {}
+                for each in (self.statements, self.targets, self.kinds, self.needed):
+                    del each[at]
+            return
+        assert kind is not None
+        if old is not None:
+            self.statements[at], self.kinds[at] = new, kind
+            return
+        self._first = {}
+        self.statements.insert(at, new)
+        self.targets.insert(at, new.target)
+        self.kinds.insert(at, kind)
+        self.needed.insert(at, self.needed[at])

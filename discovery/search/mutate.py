@@ -5,6 +5,7 @@ variables. Schedules are mutated alike, with the operations on scalars.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
 from typing import NamedTuple
@@ -26,7 +27,6 @@ from ..language.program import (
 from .draft import Change, Draft
 
 MAX_NEUTRAL = 16
-_FRESH = tuple(f"x{i}" for i in range(1, 2 * MAX_STATEMENTS))  # more names than a program has
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
     while True:
         change = _draw(draft, random, config, extended)
         try:
-            kinds = draft.kinds_after(change)
+            kind, later = draft.kinds_after(change)
         except ProgramError:
             rejected += 1
             continue
         if draft.is_neutral(change) and draft.states <= config.max_states:
-            draft, child_hash = draft.after(change, kinds), parent_hash
+            draft.apply(change, kind, later)
         else:
             program = draft.changed(change)
             live = reaching(program)
@@ -111,9 +111,10 @@ def mutate(parent: Program, parent_hash: str, random: Random, config: MutationCo
             child_hash = canonical_hash_of_pruned(pruned)
             if child_hash != parent_hash:
                 return Child(program, child_hash, change.mutation, pruned, rejected, neutral)
-            draft = Draft.from_parts(program, kinds, live.states)
+            draft.apply(change, kind, later)
+            draft.follow(live.states)
         if neutral == MAX_NEUTRAL:
-            return Child(draft.program, child_hash, change.mutation, prune(draft.program), rejected, neutral)
+            return Child(draft.program, parent_hash, change.mutation, prune(draft.program), rejected, neutral)
         neutral += 1
 
 
@@ -158,11 +159,7 @@ def _insert(draft: Draft, random: Random, config: MutationConfig, ops: tuple[Op,
     at = _pick(random, size + 1)
     op = ops[_pick(random, len(ops))]
     args = tuple([_argument(draft, at, random, config) for _ in range(op.arity)])
-    taken = draft.scope(size)
-    if random.random() < config.fresh_target:
-        target = next(name for name in _FRESH if name not in taken)
-    else:
-        target = str(list(taken)[_pick(random, len(taken))])
+    target = draft.fresh() if random.random() < config.fresh_target else str(_variable(draft, size, random))
     return Change(at, None, Statement(target, op.name, args))
 
 
@@ -178,7 +175,7 @@ def _alter(draft: Draft, random: Random, config: MutationConfig) -> Change:
     return _altered(statement, at, position, _argument(draft, at, random, config))
 
 
-def _alter_constant(statements: tuple[Statement, ...], random: Random, config: MutationConfig) -> Change:
+def _alter_constant(statements: Sequence[Statement], random: Random, config: MutationConfig) -> Change:
     places = [(at, i, argument) for at, s in enumerate(statements) for i, argument in enumerate(s.args) if isinstance(argument, float)]
     if not places:
         return Change(0, None, None)
@@ -200,5 +197,9 @@ def _altered(old: Statement, at: int, position: int, new: Argument) -> Change:
 def _argument(draft: Draft, at: int, random: Random, config: MutationConfig) -> Argument:
     if random.random() < config.constant:
         return random.gauss(0.0, 1.0)
-    variables = draft.scope(at)
-    return list(variables)[_pick(random, len(variables))]
+    return _variable(draft, at, random)
+
+
+def _variable(draft: Draft, at: int, random: Random) -> Argument:
+    names, count = draft.variables(at)
+    return names[_pick(random, count)]

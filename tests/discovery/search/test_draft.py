@@ -34,6 +34,16 @@ def _kinds_after(draft, change):
         return "invalid"
 
 
+def _liveness(program):
+    """The variables that reach the update from before each statement and from the end, and how many states do."""
+    states = reaching(program).states
+    needed = [{program.outputs[0], *states}]
+    for target, _, args in reversed(program.statements):
+        reads = {argument for argument in args if isinstance(argument, str)}
+        needed.insert(0, needed[0] - {target} | reads if target in needed[0] else needed[0])
+    return needed, len(states)
+
+
 @pytest.mark.parametrize("extended", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "lion_raw", "muon", "linear"])
 def test_kinds_and_liveness_after_a_change(name, extended):
@@ -44,22 +54,27 @@ def test_kinds_and_liveness_after_a_change(name, extended):
     for _ in range(STEPS):
         candidate, _ = mutant(program, random, config, extended)
         program = Program(program.statements, program.states, candidate.extra, program.kind)
-        draft, change = Draft.from_parts(program, infer(program), reaching(program).states), _change(program, candidate)
+        draft, change = Draft.of(program), _change(program, candidate)
         assert draft.changed(change) == candidate
         expected, kinds = _kinds(candidate), _kinds_after(draft, change)
         if isinstance(expected, str):
             assert kinds == "invalid"
             seen["invalid"] += 1
             continue
-        assert kinds == expected
         neutral = draft.is_neutral(change)
         seen["neutral" if neutral else "other"] += 1
+        draft.apply(change, *kinds)
         if neutral:
             assert prune(candidate) == prune(program) and canonical_hash(candidate) == canonical_hash(program)
-            after, anew = draft.after(change, expected), Draft.from_parts(candidate, expected, reaching(candidate).states)
-            assert (after.program, after.kinds, after.needed, after.states) == (anew.program, anew.kinds, anew.needed, anew.states)
-            for position, scope in after.scopes.items():
-                assert list(scope.items()) == list(anew.scope(position).items())
+        else:
+            draft.follow(reaching(candidate).states)
+        anew = Draft.of(candidate)
+        assert draft.kinds == anew.kinds == expected
+        assert (draft.program, draft.needed, draft.states) == (anew.program, anew.needed, anew.states) == (candidate, *_liveness(candidate))
+        for at in range(len(candidate.statements) + 1):
+            names, count = draft.variables(at)
+            assert names[:count] == list(dict.fromkeys((*candidate.inputs, *(s.target for s in candidate.statements[:at]))))
+        assert draft.fresh() == anew.fresh() not in names
         if neutral or is_live(candidate):
             program = candidate
     assert min(seen.values()) > 10, seen
